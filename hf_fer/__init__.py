@@ -1,0 +1,44 @@
+"""hf-fer: facial expression recognition that holds up at low resolution and under class imbalance.
+
+Importing this package registers its models with the transformers Auto classes. It is cheap: the public
+names below, and the registration itself, wait until somebody needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from ._auto import register_auto_classes
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "EXPRESSIONS": "labels",
+    "FerError": "errors",
+    "MEKConfig": "models",
+    "MEKForImageClassification": "models",
+    "embedded_model_path": "inference.predict",
+    "evaluate_model": "evaluation",
+    "label_names": "labels",
+    "load_classifier": "inference.predict",
+    "load_fer_dataset": "data",
+    "map_labels": "labels",
+    "metric_path": "evaluation",
+    "predict_images": "inference.predict",
+}
+
+__all__ = ["__version__", *_EXPORTS]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+register_auto_classes()

@@ -1,0 +1,76 @@
+"""Registers the models with transformers' Auto classes, without making anybody wait for them.
+
+`AutoConfig.register` and its siblings want classes, and the classes need `transformers.PreTrainedModel`,
+whose import takes seconds. So the registration runs right after transformers itself has loaded its Auto
+modules: at once when it already has, else through an import hook on exactly those modules.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+# A new method is one line here (and two files in models/).
+METHODS: dict[str, tuple[str, str]] = {
+    "mek": ("MEKConfig", "MEKForImageClassification"),
+}
+
+
+def _load(method: str, part: str, name: str) -> type:
+    return getattr(importlib.import_module(f"{__package__}.models.{part}_{method}"), name)
+
+
+def _register_configs() -> None:
+    from transformers import AutoConfig
+
+    for method, (config, _) in METHODS.items():
+        AutoConfig.register(method, _load(method, "configuration", config), exist_ok=True)
+
+
+def _register_models() -> None:
+    from transformers import AutoModelForImageClassification
+
+    for method, (config, model) in METHODS.items():
+        AutoModelForImageClassification.register(
+            _load(method, "configuration", config), _load(method, "modeling", model), exist_ok=True
+        )
+
+
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Calls `callback` once, right after the module called `name` has been executed."""
+
+    def __init__(self, name: str, callback: Callable[[], None]) -> None:
+        self.name, self.callback = name, callback
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self.name or self not in sys.meta_path:
+            return None
+        sys.meta_path.remove(self)  # the real finders answer the look-up below
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                self.callback()
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def register_auto_classes() -> None:
+    """Registers configs with `AutoConfig` and models with `AutoModelForImageClassification`."""
+    for name, callback in (
+        ("transformers.models.auto.configuration_auto", _register_configs),
+        ("transformers.models.auto.modeling_auto", _register_models),
+    ):
+        if name in sys.modules:
+            callback()
+        else:
+            sys.meta_path.insert(0, _AfterImport(name, callback))

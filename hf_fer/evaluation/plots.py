@@ -1,0 +1,291 @@
+"""Plots of results: confusion matrix, training curves, accuracy against resolution.
+
+Drawn with matplotlib's objects (`Figure` on an Agg canvas), without `pyplot`: no global state, no display,
+safe in threads. matplotlib is imported when a plot is drawn. The file type follows the suffix of the path
+(`.png`, `.svg`, `.pdf`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_fer.errors import FerError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which the colour-blind can tell apart.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6B7280"
+DPI = 150
+
+
+def plot_confusion_matrix(
+    matrix: Sequence[Sequence[int]] | np.ndarray,
+    names: Sequence[str],
+    path: str | os.PathLike[str],
+    title: str | None = None,
+) -> Path:
+    """Confusion matrix coloured by the share of each true class, with percentages and counts in the cells.
+
+    Args:
+        matrix: `(K, K)` non-negative integers, rows are the truth.
+        names: the `K` class names.
+        path: image file to write.
+        title: title; the overall and mean class accuracy stand below it.
+
+    Returns:
+        The path written.
+
+    Raises:
+        FerError: a matrix that is not `(K, K)` for the `K` names, or negative counts.
+    """
+    counts = np.asarray(matrix, dtype=np.int64)
+    size = len(names)
+    if counts.shape != (size, size) or size == 0 or (counts < 0).any():
+        raise FerError(
+            f"A confusion matrix of {size} classes needs ({size}, {size}) counts >= 0, got an array of shape "
+            f"{counts.shape}."
+        )
+    support = counts.sum(axis=1)
+    shares = np.divide(counts, support[:, None], out=np.zeros(counts.shape), where=support[:, None] > 0)
+    side = max(4.2, 0.82 * size + 1.9)
+    figure = _figure(side + 1.0, side)
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+    for row in range(size):
+        for column in range(size):
+            if counts[row, column] == 0:
+                continue
+            strong = row == column
+            axes.text(
+                column,
+                row,
+                f"{100 * shares[row, column]:.1f} %\n{counts[row, column]:,}",
+                ha="center",
+                va="center",
+                fontsize=8.5,
+                fontweight="bold" if strong else "normal",
+                color="white" if shares[row, column] > 0.5 else "#1F2937",
+            )
+    axes.set_xticks(range(size), names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(size), [f"{name}\n(n = {n:,})" for name, n in zip(names, support, strict=True)])
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    # White lines between the cells, without ticks of their own.
+    axes.set_xticks(np.arange(1, size) - 0.5, minor=True)
+    axes.set_yticks(np.arange(1, size) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.03, ticks=[0, 0.25, 0.5, 0.75, 1])
+    bar.ax.set_yticklabels(["0 %", "25 %", "50 %", "75 %", "100 %"])
+    bar.set_label("share of the true class")
+    bar.outline.set_visible(False)
+    total, present = int(support.sum()), support > 0
+    note = ""
+    if total:
+        accuracy, recall = np.trace(counts) / total, np.diagonal(shares)[present].mean()
+        note = f"accuracy {100 * accuracy:.2f} %, mean class accuracy {100 * recall:.2f} %, n = {total:,}"
+    axes.set_title("\n".join(filter(None, [title, note])), fontsize=10.5, loc="left")
+    return _save(figure, path)
+
+
+def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
+    """Training curves by epoch: losses, validation accuracy, learning rate.
+
+    Args:
+        history: one mapping for each epoch. Read where present: `epoch` (default: position, from 1),
+            `train_loss`, `val_loss`, `val_accuracy`, `val_mean_class_accuracy`, `lr`; also spelt with `eval_`
+            or `validation_` for `val_`, and `learning_rate` for `lr`. Missing values leave gaps.
+        path: image file to write.
+
+    Returns:
+        The path written.
+
+    Raises:
+        FerError: an empty history, or one without any of these keys.
+    """
+    if not history:
+        raise FerError("There are no epochs to plot: the history is empty.")
+    epochs = [float(entry.get("epoch", i + 1)) for i, entry in enumerate(history)]
+    panels = [
+        ("loss", [("training", "train_loss", BLUE), ("validation", "val_loss", ORANGE)]),
+        (
+            "validation accuracy",
+            [("accuracy", "val_accuracy", BLUE), ("mean class accuracy", "val_mean_class_accuracy", ORANGE)],
+        ),
+        ("learning rate", [("learning rate", "lr", GREEN)]),
+    ]
+    drawn = []
+    for title, curves in panels:
+        found = [
+            (label, values, colour) for label, key, colour in curves if (values := _series(history, key))
+        ]
+        if found:
+            drawn.append((title, found))
+    if not drawn:
+        raise FerError(
+            f"The history has no curve to plot: its keys are {', '.join(sorted(map(str, history[0])))}; "
+            f"expected train_loss, "
+            "val_loss, val_accuracy or lr."
+        )
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(4.2 * len(drawn) + 0.3, 3.5)
+    for i, (title, found) in enumerate(drawn):
+        axes = figure.add_subplot(1, len(drawn), i + 1)
+        for label, values, colour in found:
+            axes.plot(epochs, values, color=colour, label=label, linewidth=1.8, **_marker(epochs))
+        if title == "validation accuracy":
+            _percent_axis(axes)
+            label, values, colour = found[0]
+            best = int(np.nanargmax(values))
+            axes.scatter(
+                [epochs[best]],
+                [values[best]],
+                s=70,
+                facecolors="none",
+                edgecolors=colour,
+                linewidths=1.6,
+                zorder=4,
+            )
+            axes.set_title(
+                f"{title} (best {100 * values[best]:.2f} %, epoch {epochs[best]:g})", fontsize=10, loc="left"
+            )
+        else:
+            axes.set_title(title, fontsize=10, loc="left")
+        if title == "learning rate":
+            axes.set_yscale("log" if np.nanmin(found[0][1]) > 0 else "linear")
+        if len(found) > 1:
+            axes.legend(frameon=False, fontsize=9)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        _tidy(axes)
+    return _save(figure, path)
+
+
+def plot_resolution_curve(
+    record: Mapping[str, Any], path: str | os.PathLike[str], *, side: int | None = None
+) -> Path:
+    """Accuracy and mean class accuracy against the resolution factor, with their 95 % intervals.
+
+    Args:
+        record: a result record (`evaluate_model`) with several entries in `resolutions`.
+        path: image file to write.
+        side: side in pixels of the faces at factor 1, to label the axis in pixels; default: the record's
+            `reference_side`, else the axis shows factors alone.
+
+    Returns:
+        The path written.
+
+    Raises:
+        FerError: the record has no `resolutions`.
+    """
+    resolutions = record.get("resolutions")
+    if not resolutions:
+        raise FerError(
+            "The record has no resolutions to plot; make one with evaluate_model(resolutions=(1, 2, 4, 8))."
+        )
+    side = side or record.get("reference_side")
+    entries = sorted(
+        ((float(factor), metrics) for factor, metrics in resolutions.items()), key=lambda entry: entry[0]
+    )
+    factors = np.array([factor for factor, _ in entries])
+    figure = _figure(5.8, 4.0)
+    axes = figure.add_subplot()
+    for key, label, colour, marker, lift in (
+        ("accuracy", "accuracy", BLUE, "o", 9),
+        ("mean_class_accuracy", "mean class accuracy", ORANGE, "s", -15),
+    ):
+        values = np.array([metrics[key] for _, metrics in entries])
+        axes.plot(
+            factors, values, color=colour, marker=marker, linewidth=1.8, markersize=6, label=label, zorder=3
+        )
+        intervals = [metrics.get("ci95", {}).get(key) for _, metrics in entries]
+        if all(intervals):
+            low, high = np.array(intervals).T
+            axes.fill_between(factors, low, high, color=colour, alpha=0.15, linewidth=0)
+        for factor, value in zip(factors, values, strict=True):
+            axes.annotate(
+                f"{100 * value:.1f}",
+                (factor, value),
+                xytext=(0, lift),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8.5,
+                color=colour,
+            )
+    axes.set_xscale("log", base=2)
+    axes.margins(x=0.08, y=0.14)
+    axes.minorticks_off()
+    if side:
+        axes.set_xticks(factors, [f"{max(1, round(side / f))} px\n(x{f:g})" for f in factors])
+        axes.set_xlabel("side of the face (factor)")
+    else:
+        axes.set_xticks(factors, [f"x{f:g}" for f in factors])
+        axes.set_xlabel("down-sampling factor")
+    _percent_axis(axes)
+    axes.legend(frameon=False, fontsize=9, loc="lower left")
+    title = " on ".join(str(record[key]) for key in ("model", "dataset") if record.get(key))
+    if record.get("n"):
+        title += f" (n = {record['n']:,})"
+    axes.set_title(title, fontsize=10.5, loc="left")
+    _tidy(axes)
+    return _save(figure, path)
+
+
+# Drawing
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        figure.savefig(path, dpi=DPI, facecolor="white", bbox_inches="tight", pad_inches=0.12)
+    except ValueError as error:  # matplotlib lists the suffixes it knows
+        raise FerError(f"The plot cannot be written to {path}: {error}.") from error
+    return path
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.grid(axis="y", color="#E5E7EB", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _percent_axis(axes: Axes) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=None))
+
+
+def _marker(points: Sequence[float]) -> dict[str, Any]:
+    # Dots on a short run (a single epoch would otherwise be invisible), a plain line on a long one.
+    return {"marker": "o", "markersize": 4} if len(points) <= 25 else {}
+
+
+def _series(history: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    keys = [key, *(prefix + key[4:] for prefix in ("eval_", "validation_") if key.startswith("val_"))]
+    if key == "lr":
+        keys.append("learning_rate")
+    values = []
+    for entry in history:
+        value = next((entry[k] for k in keys if entry.get(k) is not None), None)
+        values.append(float("nan") if value is None else float(value))
+    return values if np.isfinite(values).any() else []

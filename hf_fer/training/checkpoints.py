@@ -1,0 +1,64 @@
+"""Resumable checkpoints: whole or not there at all, and rotated."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ..errors import FerError
+
+_PREFIX = "step-"
+
+
+def save_checkpoint(accelerator: Any, folder: Path, progress: dict[str, Any], keep: int) -> Path:
+    """Writes `folder/step-00000123` under a temporary name, renames it, and drops the oldest beyond `keep`.
+
+    Every process calls it. `progress` (JSON) holds `update`, from which the name comes.
+    """
+    final = folder / f"{_PREFIX}{progress['update']:08d}"
+    temporary = folder / f".writing-{final.name}"
+    if accelerator.is_main_process:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(temporary))
+    if accelerator.is_main_process:
+        (temporary / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
+        _sync(temporary)
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        for old in list_checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+    return final
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints, the oldest first."""
+    return sorted(path for path in folder.glob(f"{_PREFIX}*") if (path / "progress.json").is_file())
+
+
+def load_checkpoint(accelerator: Any, folder: Path) -> dict[str, Any]:
+    """Restores the newest whole checkpoint into everything the accelerator has prepared; returns its progress.
+
+    Raises:
+        FerError: there is none.
+    """
+    checkpoints = list_checkpoints(folder)
+    if not checkpoints:
+        raise FerError(f"Nothing to resume: {folder} holds no whole checkpoint; start without resume.")
+    accelerator.load_state(str(checkpoints[-1]))
+    return json.loads((checkpoints[-1] / "progress.json").read_text(encoding="utf-8"))
+
+
+def _sync(folder: Path) -> None:
+    # The rename must not reach the disk before the contents: a power cut would leave a hollow checkpoint.
+    for path in (*(p for p in folder.rglob("*") if p.is_file()), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,276 @@
+"""A training recipe: one flat YAML file whose every key is also a flag."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..data.augmentation import Augmentation
+from ..errors import FerError
+
+
+@dataclass
+class Recipe(Augmentation):
+    """Everything about a run but the method's own configuration, which sits in `model`.
+
+    Args:
+        output_dir: the run folder; it must be new or empty unless the run is resumed.
+        dataset: a name for `load_fer_dataset`: a dataset of ours, a prepared folder, a Hub id.
+        data_root: the raw download, for datasets that need one.
+        dataset_options: options of that dataset, such as `{label_rule: majority, classes: 8}`.
+        train_split, validation_split, test_split: names of the splits.
+        soft_targets: train on the vote distribution of each image instead of its label.
+        in_memory: decode all images once (False: at every visit, in `num_workers` processes).
+        num_workers: loader processes.
+        epochs: passes over the training split.
+        batch_size: images per process and step.
+        gradient_accumulation: steps per optimiser update.
+        optimizer: "adam", "adamw" or "sgd".
+        learning_rate: of the backbone; `head_lr_multiplier` times that elsewhere.
+        weight_decay: decoupled for adamw, L2 for the others.
+        decay_norms_and_biases: apply it to one-dimensional parameters too.
+        momentum, beta2: SGD's momentum, or Adam's β1 and β2.
+        schedule: "constant", "cosine", "exponential" (× lr_decay per epoch) or "step" (× lr_decay per lr_step_epochs).
+        lr_decay, lr_step_epochs, min_lr_ratio, warmup_epochs: of the schedule.
+        gradient_clip: largest gradient norm; 0 does not clip.
+        ema_decay: exponential moving average of the weights, evaluated and saved instead of them; 0 for none.
+        class_balanced_sampling: draw every class equally often.
+        mixed_precision: "no", "fp16" or "bf16"; null leaves it to `accelerate launch`.
+        channels_last: memory format of images and weights.
+        compile: torch.compile the model.
+        cpu_threads: threads of each process; null shares the cores out among the processes (`accelerate launch`
+            alone would leave every process one). Sums depend on it in their last bit.
+        seed: of initialisation, order, augmentation and dropout.
+        eval_resolutions: down-sampling factors of the validation and test reports.
+        select_by: which validation figure picks the best epoch: "accuracy" or "mean_class_accuracy", at
+            factor 1 or, with the suffix "_over_resolutions", averaged over `eval_resolutions`.
+        eval_batch_size: images per evaluation batch.
+        validate_every: epochs between validations; the last epoch is always validated.
+        checkpoint_every: write a resumable checkpoint every so many updates (one is written after each epoch too).
+        keep_checkpoints: how many of them stay.
+        log_every: updates between log entries.
+        tracker: an Accelerate tracker's name, or "none".
+        resume: go on from the newest checkpoint in output_dir.
+        half_precision_export: save the final weights in float16 (they load as float32).
+    """
+
+    output_dir: str = ""
+    dataset: str = ""
+    data_root: str | None = None
+    dataset_options: dict[str, Any] = field(default_factory=dict)
+    train_split: str = "train"
+    validation_split: str = "validation"
+    test_split: str = "test"
+    soft_targets: bool = False
+    in_memory: bool = True
+    num_workers: int = 0
+    epochs: int = 60
+    batch_size: int = 32
+    gradient_accumulation: int = 1
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: float = 1e-4
+    head_lr_multiplier: float = 1.0
+    weight_decay: float = 0.0
+    decay_norms_and_biases: bool = True
+    momentum: float = 0.9
+    beta2: float = 0.999
+    schedule: Literal["constant", "cosine", "exponential", "step"] = "constant"
+    lr_decay: float = 0.9
+    lr_step_epochs: float = 10.0
+    min_lr_ratio: float = 0.0
+    warmup_epochs: float = 0.0
+    gradient_clip: float = 0.0
+    ema_decay: float = 0.0
+    class_balanced_sampling: bool = False
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = None
+    channels_last: bool = True
+    compile: bool = False
+    cpu_threads: int | None = None
+    seed: int = 0
+    eval_resolutions: list[float] = field(default_factory=lambda: [1.0])
+    select_by: Literal[
+        "accuracy",
+        "mean_class_accuracy",
+        "accuracy_over_resolutions",
+        "mean_class_accuracy_over_resolutions",
+    ] = "accuracy"
+    eval_batch_size: int = 256
+    validate_every: int = 1
+    checkpoint_every: int = 0
+    keep_checkpoints: int = 2
+    log_every: int = 20
+    tracker: str = "tensorboard"
+    resume: bool = False
+    half_precision_export: bool = False
+    model: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        at_least = {
+            "epochs": 1,
+            "batch_size": 1,
+            "eval_batch_size": 1,
+            "validate_every": 1,
+            "gradient_accumulation": 1,
+            "keep_checkpoints": 1,
+            "log_every": 1,
+            "degrade_max": 1,
+        }
+        not_negative = (
+            "rotation",
+            "scale",
+            "weight_decay",
+            "warmup_epochs",
+            "gradient_clip",
+            "num_workers",
+            "checkpoint_every",
+            "seed",
+        )
+        positive = ("learning_rate", "head_lr_multiplier", "lr_decay", "lr_step_epochs")
+        shares = ("flip", "translation", "brightness", "contrast", "erasing", "degrade", "min_lr_ratio")
+        below_one = ("ema_decay", "momentum", "beta2")
+        for name, bound in (*at_least.items(), *((n, 0) for n in not_negative)):
+            self._check(name, getattr(self, name) >= bound, f"at least {bound}")
+        for name in positive:
+            self._check(name, getattr(self, name) > 0, "positive")
+        for name in shares:
+            self._check(name, 0 <= getattr(self, name) <= 1, "in [0, 1]")
+        for name in below_one:
+            self._check(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+        self._check("degrade_law", self.degrade_law in ("log_uniform", "uniform"), "'log_uniform' or 'uniform'")
+        self._check("dataset", self.dataset != "", "the name of a dataset")
+        self._check("output_dir", self.output_dir != "", "a folder")
+        factors = self.eval_resolutions
+        self._check("eval_resolutions", bool(factors) and min(factors) == 1, "a list of factors that starts at 1")
+
+    def _check(self, name: str, valid: bool, allowed: str) -> None:
+        if not valid:
+            raise FerError(f"Recipe key {name} must be {allowed}, got {getattr(self, name)!r}.")
+
+    def to_yaml(self) -> str:
+        """The recipe as the flat YAML that reproduces it (`resume` aside, which is not part of a recipe)."""
+        import yaml
+
+        flat = dataclasses.asdict(self)
+        del flat["resume"]
+        flat.update(flat.pop("model"))
+        return yaml.safe_dump(flat, sort_keys=True, allow_unicode=True)
+
+
+def load_recipe(config_class: type, path: str | Path | None, flags: list[str]) -> Recipe:
+    """Reads a YAML file and flags over it.
+
+    Keys are the fields of `Recipe` and those of the method's configuration; the latter land in `Recipe.model`.
+
+    Args:
+        config_class: the method's `PreTrainedConfig` subclass.
+        path: a YAML file, or None for the defaults.
+        flags: `--key value` or `--key=value`; values are YAML; a bare `--key` is true.
+
+    Raises:
+        FerError: no such file, no valid YAML, an unknown key (with the nearest valid one), a wrong type or value.
+    """
+    values = {**_read_yaml(path), **_parse_flags(flags)}
+    recipe_types = typing.get_type_hints(Recipe)
+    own_fields = [f.name for f in dataclasses.fields(Recipe) if f.name != "model"]
+    model_types = method_fields(config_class)
+    model_fields = list(model_types)
+    recipe_values: dict[str, Any] = {}
+    model_values: dict[str, Any] = {}
+    for name, value in values.items():
+        if name in own_fields:
+            recipe_values[name] = _typed(name, value, recipe_types[name])
+        elif name in model_fields:
+            model_values[name] = _typed(name, value, model_types[name])
+        else:
+            near = difflib.get_close_matches(str(name), [*own_fields, *model_fields], 1)
+            where = f" in {path}" if path else ""
+            hint = f"did you mean {near[0]}?" if near else f"valid keys: {', '.join(sorted(own_fields + model_fields))}."
+            raise FerError(f"Unknown recipe key {name!r}{where}; {hint}")
+    return Recipe(**recipe_values, model=model_values)
+
+
+def method_fields(config_class: type) -> dict[str, Any]:
+    """The fields a method's configuration adds to transformers' own, with their types."""
+    annotations = {name: text for name, text in vars(config_class)["__annotations__"].items() if name != "model_type"}
+    # Not get_type_hints of the class itself: transformers' annotations name modules it imports for type checkers only.
+    own = type("Own", (), {"__annotations__": annotations, "__module__": config_class.__module__})
+    return typing.get_type_hints(own)
+
+
+def _read_yaml(path: str | Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FerError(f"No recipe file {path}; the ones shipped are in recipes/configs.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise FerError(f"Recipe file {path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise FerError(f"Recipe file {path} must hold `key: value` lines, got {type(content).__name__}.")
+    return content
+
+
+def _parse_flags(flags: list[str]) -> dict[str, Any]:
+    import yaml
+
+    values: dict[str, Any] = {}
+    position = 0
+    while position < len(flags):
+        flag = flags[position]
+        position += 1
+        if not flag.startswith("--"):
+            raise FerError(f"Expected a flag such as --epochs 10, got {flag!r}.")
+        name, equals, text = flag[2:].partition("=")
+        if not equals:
+            if position < len(flags) and not flags[position].startswith("--"):
+                text = flags[position]
+                position += 1
+            else:
+                text = "true"
+        try:
+            values[name.replace("-", "_")] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise FerError(f"The value of --{name} is no valid YAML: {' '.join(str(error).split())}") from error
+    return values
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    """`value` if it is of the annotated type; integers pass for floats, and '1e-4' (a string in YAML 1.1) too."""
+    if kind is Any:
+        return value
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _typed(name, value, next(a for a in arguments if a is not type(None)))
+    if origin is Literal:
+        if value is False and "no" in arguments:  # YAML 1.1 reads a bare no as false
+            value = "no"
+        if value not in arguments:
+            raise FerError(f"Recipe key {name} must be one of {', '.join(map(str, arguments))}, got {value!r}.")
+        return value
+    if origin in (list, tuple):
+        if not isinstance(value, list):
+            raise FerError(f"Recipe key {name} must be a list, got {value!r}.")
+        return [_typed(name, item, arguments[0]) for item in value]
+    kind = origin or kind
+    if kind is float:
+        try:
+            if not isinstance(value, bool):
+                return float(value)
+        except (TypeError, ValueError):
+            pass
+    elif kind is str and isinstance(value, (str, Path)):
+        return str(value)
+    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    wanted = {float: "a number", int: "a whole number", bool: "true or false", str: "text", dict: "a mapping"}
+    raise FerError(f"Recipe key {name} must be {wanted.get(kind, kind)}, got {value!r}.")

@@ -1,0 +1,214 @@
+"""From a recipe to a run folder that is ready to push: data, model, training, reports, export."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data import load_fer_dataset
+from ..errors import FerError
+from .batches import FaceImages
+from .checkpoints import list_checkpoints
+from .export import build_processor, save_release
+from .loop import fit
+from .recipe import Recipe
+
+# What may differ between a run and its continuation without changing a weight.
+_FREE_ON_RESUME = {
+    "output_dir", "data_root", "num_workers", "in_memory", "log_every", "tracker", "eval_batch_size", "keep_checkpoints",
+    "checkpoint_every", "cpu_threads", "half_precision_export",
+}  # fmt: skip
+_BEST = "best.safetensors"
+
+
+def run_recipe(model_class: type, recipe: Recipe) -> Path:
+    """Runs a recipe to its end and returns the run folder.
+
+    The folder then holds the selected model with its processor and card, `recipe.yaml`, `metrics.jsonl`,
+    `report.json`, the plots, TensorBoard logs and the newest checkpoints.
+
+    Args:
+        model_class: one of the package's `...ForImageClassification`.
+        recipe: see `load_recipe`.
+
+    Raises:
+        FerError: anything wrong with recipe, data or run folder.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import ProjectConfiguration
+
+    folder = Path(recipe.output_dir)
+    _check_folder(folder, recipe)
+    accelerator = Accelerator(
+        mixed_precision=recipe.mixed_precision,
+        gradient_accumulation_steps=recipe.gradient_accumulation,
+        log_with=None if recipe.tracker == "none" else recipe.tracker,
+        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
+    )
+    if accelerator.device.type == "cpu":
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(recipe.cpu_threads or max(1, len(os.sched_getaffinity(0)) // here))
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    with accelerator.main_process_first():  # one process fills the datasets cache, the others read it
+        splits = load_fer_dataset(recipe.dataset, recipe.data_root, **recipe.dataset_options)
+    for name in (recipe.train_split, recipe.validation_split, recipe.test_split):
+        if name not in splits:
+            raise FerError(f"Dataset {recipe.dataset} has no split {name!r}; it has {', '.join(splits)}.")
+    config = _build_config(model_class.config_class, recipe, splits[recipe.train_split])
+    torch.manual_seed(recipe.seed)
+    model = model_class(config)
+    channels = 1 if getattr(config, "grayscale", False) else 3
+
+    def images(split: str, soft: bool) -> FaceImages:
+        data = splits[split]
+        targets = _soft_targets(data, recipe) if soft else torch.tensor(data["label"][:])
+        return FaceImages(
+            data, targets, config.image_size, channels, recipe.in_memory, progress=accelerator.is_local_main_process
+        )
+
+    if recipe.tracker != "none":
+        accelerator.init_trackers("hf_fer", config=_flat(recipe))
+    model, progress, history = fit(
+        model,
+        recipe,
+        images(recipe.train_split, recipe.soft_targets),
+        images(recipe.validation_split, False),
+        accelerator,
+        folder,
+        on_best=lambda best: _save_weights(best, folder / _BEST),
+    )
+    if recipe.tracker != "none":
+        accelerator.end_training()
+    if accelerator.is_main_process:
+        _finish(model, config, recipe, progress, history, splits[recipe.test_split], folder)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def _check_folder(folder: Path, recipe: Recipe) -> None:
+    import yaml
+
+    if not recipe.resume:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise FerError(f"Output folder {folder} is not empty; choose a new output_dir, or --resume to go on there.")
+        return
+    if not list_checkpoints(folder / "checkpoints"):
+        raise FerError(f"Nothing to resume: {folder / 'checkpoints'} holds no whole checkpoint; start without --resume.")
+    try:
+        before = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise FerError(f"Cannot resume: {folder / 'recipe.yaml'} cannot be read ({error}).") from error
+    now = yaml.safe_load(recipe.to_yaml())
+    changed = sorted(k for k in {*before, *now} - _FREE_ON_RESUME if before.get(k) != now.get(k))
+    if changed:
+        raise FerError(
+            f"Cannot resume {folder} with another recipe: {', '.join(changed)} changed; "
+            "resume with the run's own recipe.yaml, or start a new output_dir."
+        )
+
+
+def _build_config(config_class: type, recipe: Recipe, train: Any) -> Any:
+    names = train.features["label"].names
+    values = {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: i for i, name in enumerate(names)},
+        **recipe.model,
+    }
+    if "class_counts" in {f.name for f in dataclasses.fields(config_class)} and values.get("class_counts") is None:
+        values["class_counts"] = torch.bincount(torch.tensor(train["label"][:]), minlength=len(names)).tolist()
+    try:
+        return config_class(**values)
+    except ValueError as error:
+        raise FerError(str(error)) from error
+
+
+def _soft_targets(data: Any, recipe: Recipe) -> Tensor:
+    """(N, K) float32, from the column `label_distribution` or from the votes."""
+    from ..data.ferplus import votes_to_distribution
+
+    if "label_distribution" in data.column_names:
+        return torch.tensor(data["label_distribution"][:], dtype=torch.float32)
+    if "votes" in data.column_names:
+        votes = data.with_format("numpy")["votes"][:]
+        return torch.from_numpy(votes_to_distribution(votes, len(data.features["label"].names)))
+    raise FerError(f"soft_targets needs votes, and dataset {recipe.dataset} has none; set soft_targets: false.")
+
+
+def _save_weights(model: torch.nn.Module, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    temporary = path.with_name(f".writing-{path.name}")
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary)
+    temporary.replace(path)
+
+
+def _finish(
+    model: torch.nn.Module, config: Any, recipe: Recipe, progress: Any, history: list, test: Any, folder: Path
+) -> None:
+    """Reports the last and the selected epoch on the test split, and writes everything there is to push."""
+    from safetensors.torch import load_file
+
+    from ..evaluation.protocols import evaluate_model
+
+    processor = build_processor(config.image_size)
+
+    def record(model: Any) -> dict[str, Any]:
+        return evaluate_model(
+            model,
+            test,
+            split=recipe.test_split,
+            resolutions=recipe.eval_resolutions,
+            options=recipe.dataset_options,
+            batch_size=recipe.eval_batch_size,
+            processor=processor,
+            model_name=folder.name,
+            dataset_name=recipe.dataset,
+        )
+
+    last = record(model)
+    model.load_state_dict(load_file(folder / _BEST))
+    save_release(model, processor, folder, half_precision=recipe.half_precision_export)
+    selected = record(type(model).from_pretrained(folder))  # what was saved is what is reported
+    for which, epoch in ((last, recipe.epochs), (selected, progress.best_epoch)):
+        which["seed"], which["epoch"] = recipe.seed, epoch
+    report = {
+        "selected": selected,
+        "last": last,
+        "selected_by": f"{recipe.select_by} on the {recipe.validation_split} split",
+        "validation": history[progress.best_epoch - 1],
+        "train_seconds": round(sum(row["seconds"] for row in history)),
+    }
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    _plot(history, selected, folder)
+    from ..hub.card import write_card
+
+    write_card(folder)
+    (folder / _BEST).unlink()
+    headline = selected["resolutions"]["1"]
+    print(
+        f"Epoch {progress.best_epoch} selected on validation; {recipe.test_split} accuracy {headline['accuracy']:.4f}, "
+        f"mean class accuracy {headline['mean_class_accuracy']:.4f} (n = {selected['n']}). Everything is in {folder}."
+    )
+
+
+def _plot(history: list, record: dict[str, Any], folder: Path) -> None:
+    from ..evaluation.plots import plot_confusion_matrix, plot_curves, plot_resolution_curve
+
+    plot_curves(history, folder / "curves.png")
+    first = record["resolutions"]["1"]
+    plot_confusion_matrix(first["confusion_matrix"], list(first["per_class"]), folder / "confusion_matrix.png", "Test split")
+    if len(record["resolutions"]) > 1:
+        plot_resolution_curve(record, folder / "resolution_curve.png")
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    values = dataclasses.asdict(recipe)
+    return {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in values.items()}
