@@ -25,10 +25,11 @@ _EXPORTS = {
     "load_fer_dataset": "data",
     "map_labels": "labels",
     "metric_path": "evaluation",
+    "open_image": "inference.images",
     "predict_images": "inference.predict",
 }
 
-__all__ = ["__version__", *_EXPORTS]  # noqa: PLE0604
+__all__ = ["__version__", *_EXPORTS]
 
 
 def __getattr__(name: str) -> Any:

@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from .inference.predict import Prediction
 
 _EXTRA_OF = {  # import name -> the extra of ours that installs it
-    **dict.fromkeys(
-        ("accelerate", "datasets", "evaluate", "matplotlib", "yaml", "sklearn", "tensorboard"), "train"
-    ),
+    **dict.fromkeys(("accelerate", "datasets", "evaluate", "matplotlib", "yaml", "sklearn", "tensorboard"), "train"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
     "gradio": "demo",
     "cv2": "detect",
@@ -70,11 +68,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str], debug: bool) -> int:
-    if arguments[:1] == ["train"]:  # its flags are the keys of the configuration, and it parses them itself
-        from .training.cli import main as train
-
-        return train(arguments[1:])
-    options = _parser().parse_args(arguments)
+    # The flags of `train` are the keys of the configuration, which only the training knows.
+    options, flags = _parser().parse_known_args(arguments)
+    if options.command == "train":
+        return _train(options, flags, debug)
+    if flags:
+        raise FerError(f"unrecognized arguments: {' '.join(flags)}; see `hf-fer {options.command} --help`")
     if not debug:
         _quieten()
     return _predict(options) if options.command == "predict" else _evaluate(options)
@@ -305,6 +304,29 @@ def _print_record(record: dict[str, Any]) -> None:
         print(f"{label:<10}  " + "  ".join(f"{metrics[name]:>19.4f}" for name in columns))
 
 
+# --- train ------------------------------------------------------------------------------------------------
+
+
+def _train(options: argparse.Namespace, flags: list[str], debug: bool) -> int:
+    from ._auto import METHODS
+
+    method = options.method
+    if method is None:  # a configuration is named <method>_<dataset>.yaml
+        stem = Path(options.config).stem
+        method = next((name for name in METHODS if stem == name or stem.startswith(f"{name}_")), None)
+        if method is None and len(METHODS) == 1:
+            (method,) = METHODS
+    if method not in METHODS:
+        what = "which method to train is not clear" if method is None else f"there is no method {method!r}"
+        raise FerError(f"{what}; add --method with one of {', '.join(METHODS)}")
+    if not Path(options.config).is_file():
+        raise FerError(f"{options.config}: no such configuration file")
+
+    from .training.cli import main as train
+
+    return train(method, ["--config", options.config, *flags, *(["--debug"] if debug else [])])
+
+
 # --- arguments and messages -------------------------------------------------------------------------------
 
 
@@ -319,9 +341,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Facial expression recognition for small images and unbalanced classes.",
     )
     parser.add_argument("--version", action="version", version=f"hf-fer {__version__}")
-    parser.add_argument(
-        "--debug", action="store_true", help="show tracebacks and the libraries' own messages"
-    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and the libraries' own messages")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     predict = commands.add_parser(
@@ -352,9 +372,7 @@ def _parser() -> argparse.ArgumentParser:
         " record and plots beside it (default: results/<model>-<data>-<split>.json).",
     )
     evaluate.add_argument("model", metavar="MODEL", help="checkpoint folder, Hub id, or `default`")
-    evaluate.add_argument(
-        "--data", required=True, metavar="NAME", help="data set: ours, a Hub id or a folder"
-    )
+    evaluate.add_argument("--data", required=True, metavar="NAME", help="data set: ours, a Hub id or a folder")
     evaluate.add_argument("--root", metavar="DIR", help="the raw download of a data set of ours")
     evaluate.add_argument("--split", default="test", metavar="S", help="default: test")
     evaluate.add_argument(
@@ -371,11 +389,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_shared(evaluate, batch_size=64)
 
-    commands.add_parser(
+    train = commands.add_parser(
         "train",
-        help="train a model: hf-fer train CONFIG [--key value ...]",
-        description="Train a model from a YAML configuration; every key of it is a flag of the same name.",
+        usage="hf-fer train CONFIG [--method M] [--key value ...]",
+        help="train a model",
+        description="Train a model from a YAML configuration; every key of it is a flag of the same name."
+        " For several processes: accelerate launch -m hf_fer.cli train CONFIG ...",
+        allow_abbrev=False,  # `--meth` may be a key
     )
+    train.add_argument("config", metavar="CONFIG", help="the recipe, such as recipes/configs/mek_ferplus.yaml")
+    train.add_argument("--method", metavar="M", help="default: the beginning of CONFIG's name")
     return parser
 
 
@@ -383,13 +406,9 @@ def _add_shared(parser: argparse.ArgumentParser, batch_size: int) -> None:
     parser.add_argument(
         "--batch-size", type=_positive, default=batch_size, metavar="N", help="images in one forward pass"
     )
-    parser.add_argument(
-        "--device", metavar="D", help="torch device such as cpu or cuda:1; default: CUDA if any"
-    )
+    parser.add_argument("--device", metavar="D", help="torch device such as cpu or cuda:1; default: CUDA if any")
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a model on the Hub")
-    parser.add_argument(
-        "--trust-remote-code", action="store_true", help="run Python code that the model brings along"
-    )
+    parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that the model brings along")
     parser.add_argument("--output", metavar="FILE", help="write here")
     parser.add_argument("--force", action="store_true", help="overwrite what is there")
 

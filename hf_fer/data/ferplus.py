@@ -187,7 +187,8 @@ def load_ferplus(
     """FERPlus as a `DatasetDict` with splits train, validation (PublicTest) and test (PrivateTest).
 
     The rows are built once into the cache of `datasets` (keyed by the files' paths, sizes and times) and
-    decoded when they are read; nothing is written into `root`. Images are kept as they came, losslessly.
+    decoded when they are read; nothing is written into `root`. Images are kept as they came, losslessly: the
+    pixels agree between the forms, their mode need not ("L", or grey as "RGB" from WebP), so convert.
 
     Columns: `image` (`datasets.Image`, the release's 48x48 grey face), `label` (`ClassLabel`), `votes` (ten
     int16 counts, columns as `VOTE_COLUMNS`), `image_name` (str), and with `label_rule="distribution"`

@@ -171,9 +171,7 @@ def _walk(folder: str, failures: list[FailedImage]) -> list[str]:
 
     def unreadable(error: OSError) -> None:
         name = str(error.filename)
-        failures.append(
-            FailedImage(name, f"{_printable(name)}: the folder cannot be read ({error.strerror})")
-        )
+        failures.append(FailedImage(name, f"{_printable(name)}: the folder cannot be read ({error.strerror})"))
 
     files: list[str] = []
     entered: set[str] = set()

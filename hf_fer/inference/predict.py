@@ -80,12 +80,8 @@ def load_classifier(
     try:
         where = torch.device(where)
         torch.empty(0, device=where)
-    except (
-        Exception
-    ) as error:  # RuntimeError, AssertionError or NotImplementedError, depending on the backend
-        raise FerError(
-            f"device {device!s} cannot be used ({_first_sentence(error)}); try --device cpu"
-        ) from error
+    except Exception as error:  # RuntimeError, AssertionError or NotImplementedError, depending on the backend
+        raise FerError(f"device {device!s} cannot be used ({_first_sentence(error)}); try --device cpu") from error
 
     hub: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": local}
     if revision is not None and not local:
@@ -104,9 +100,7 @@ def embedded_model_path() -> str:
     """
     folder = Path(__file__).resolve().parent.parent / "assets"
     if not (folder / "config.json").is_file():
-        raise FerError(
-            f"the checkpoint inside the package is missing ({folder}); reinstall hf-fer or name a model"
-        )
+        raise FerError(f"the checkpoint inside the package is missing ({folder}); reinstall hf-fer or name a model")
     return str(folder)
 
 
@@ -130,9 +124,7 @@ def resolve_model(model: str | os.PathLike[str] | None) -> tuple[str, bool]:
             raise FerError(f"{name}: not a checkpoint folder, it has no config.json")
         return name, True
     if path.exists():
-        raise FerError(
-            f"{name}: a file; name the checkpoint folder that holds config.json and model.safetensors"
-        )
+        raise FerError(f"{name}: a file; name the checkpoint folder that holds config.json and model.safetensors")
     if not _HUB_ID.fullmatch(name):
         raise FerError(f"{name!r}: no such folder, and not a Hub id of the form owner/name")
     return name, False
@@ -201,9 +193,7 @@ def _read_pixels(name: str, processor: BaseImageProcessor) -> torch.Tensor | Fai
         return processor(images=image, return_tensors="pt")["pixel_values"]
     except Exception as error:
         size = f"{image.width} x {image.height}"
-        return FailedImage(
-            name, f"{name}: the image ({size}) cannot be preprocessed ({_first_sentence(error)})"
-        )
+        return FailedImage(name, f"{name}: the image ({size}) cannot be preprocessed ({_first_sentence(error)})")
 
 
 def _answer(
@@ -241,7 +231,7 @@ def _probabilities(pixels: torch.Tensor, model: PreTrainedModel) -> list[list[fl
     try:
         with torch.inference_mode():
             logits = model(pixel_values=pixels.to(model.device, model.dtype)).logits.float()
-    except torch.OutOfMemoryError as error:
+    except torch.cuda.OutOfMemoryError as error:
         raise FerError(
             f"not enough memory on {model.device} for {len(pixels)} images at once; lower the batch size"
         ) from error
@@ -268,9 +258,7 @@ def _load_config(source: str, hub: dict[str, Any]) -> Any:
                 f"{source}: no such folder here, and the Hub gave no such model ({_first_sentence(error)})"
             ) from error
         raise FerError(f"{source}: its config.json cannot be used ({_first_sentence(error)})") from error
-    remote = hub["trust_remote_code"] and "AutoModelForImageClassification" in (
-        getattr(config, "auto_map", None) or {}
-    )
+    remote = hub["trust_remote_code"] and "AutoModelForImageClassification" in (getattr(config, "auto_map", None) or {})
     if type(config) not in AutoModelForImageClassification._model_mapping and not remote:
         raise FerError(f"{source}: a {config.model_type} model, which is not an image classifier")
     return config

@@ -23,7 +23,7 @@ _EXPORTS = {
     "create_backbone": "backbones",
 }
 
-__all__ = [*_EXPORTS]  # noqa: PLE0604
+__all__ = [*_EXPORTS]
 
 
 def __getattr__(name: str) -> Any:

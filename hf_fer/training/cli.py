@@ -18,8 +18,8 @@ def main(method: str, argv: list[str] | None = None) -> int:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments, flags = parser.parse_known_args(argv)
     try:
-        from .._auto import METHODS
         from .. import models
+        from .._auto import METHODS
         from .recipe import load_recipe
         from .run import run_recipe
 

@@ -30,10 +30,15 @@ class Progress:
 
     def __init__(self) -> None:
         self.update = self.epoch = self.step = 0  # updates done; epoch and step to take next
-        self.best_epoch, self.best_value = -1, float("-inf")
+        self.best_epoch, self.best_value = 0, -1.0  # validation figures are never negative
+        self.sums: dict[str, float] = {}  # of the current epoch's losses, over the steps looked at so far
+        self.summed = 0
 
-    def state(self) -> dict[str, Any]:
-        return dict(vars(self))
+    def epoch_means(self) -> dict[str, float]:
+        return {f"train_{name}": total / max(self.summed, 1) for name, total in self.sums.items()}
+
+    def next_epoch(self) -> None:
+        self.epoch, self.step, self.sums, self.summed = self.epoch + 1, 0, {}, 0
 
 
 def fit(
@@ -94,7 +99,7 @@ def fit(
         history = _read_history(folder / "metrics.jsonl", progress.epoch, rewrite=accelerator.is_main_process)
 
     def checkpoint() -> None:
-        save_checkpoint(accelerator, folder / "checkpoints", progress.state(), recipe.keep_checkpoints)
+        save_checkpoint(accelerator, folder / "checkpoints", dict(vars(progress)), recipe.keep_checkpoints)
 
     while progress.epoch < recipe.epochs:
         batches = batches_from(progress.epoch, progress.step)
@@ -146,7 +151,7 @@ def fit(
             "update": progress.update,
             "learning_rate": recipe.learning_rate * rate,
             "seconds": round(time.perf_counter() - monitor.started, 1),
-            **monitor.epoch_means(),
+            **progress.epoch_means(),
         }
         if (progress.epoch + 1) % recipe.validate_every == 0 or progress.epoch + 1 == recipe.epochs:
             row.update(validate(evaluated, validation, recipe, accelerator))
@@ -161,7 +166,7 @@ def fit(
             with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             _print_row(row, header=len(history) == 1)
-        progress.epoch, progress.step = progress.epoch + 1, 0
+        progress.next_epoch()
         checkpoint()
     return ema.module if ema is not None else accelerator.unwrap_model(wrapped), progress, history
 
@@ -234,8 +239,7 @@ class _Monitor:
 
         self.accelerator, self.recipe, self.epoch = accelerator, recipe, epoch
         self.pending: list[tuple[Tensor, dict[str, Tensor], Tensor]] = []
-        self.sums: dict[str, float] = {}
-        self.count, self.started = 0, time.perf_counter()
+        self.started = time.perf_counter()
         self.bar = tqdm(
             total=steps,
             desc=f"epoch {epoch + 1}/{recipe.epochs}",
@@ -268,16 +272,12 @@ class _Monitor:
                 "last checkpoint."
             )
         for name, total in zip(names, values.sum(dim=0).tolist(), strict=True):
-            self.sums[name] = self.sums.get(name, 0.0) + total
-        self.count += len(self.pending)
+            progress.sums[name] = progress.sums.get(name, 0.0) + total
+        progress.summed += len(self.pending)
         means = dict(zip((f"train/{n}" for n in names), values.mean(dim=0).tolist(), strict=True))
         self.accelerator.log({**means, "train/learning_rate": rate}, step=progress.update)
         self.bar.set_postfix(loss=f"{values[-1, 0]:.3f}", refresh=False)
         self.pending.clear()
-
-    def epoch_means(self) -> dict[str, float]:
-        """Mean of each part over the steps this process took of the epoch."""
-        return {f"train_{name}": total / max(self.count, 1) for name, total in self.sums.items()}
 
 
 def _read_history(path: Path, epochs: int, rewrite: bool) -> list[dict[str, Any]]:

@@ -25,7 +25,8 @@ class Recipe(Augmentation):
         dataset_options: options of that dataset, such as `{label_rule: majority, classes: 8}`.
         train_split, validation_split, test_split: names of the splits.
         soft_targets: train on the vote distribution of each image instead of its label.
-        in_memory: decode all images once (False: at every visit, in `num_workers` processes).
+        in_memory: decode all images once (False: at every visit, in `num_workers` processes; null: once, if a
+            split takes at most 4 GiB then).
         num_workers: loader processes.
         epochs: passes over the training split.
         batch_size: images per process and step.
@@ -67,7 +68,7 @@ class Recipe(Augmentation):
     validation_split: str = "validation"
     test_split: str = "test"
     soft_targets: bool = False
-    in_memory: bool = True
+    in_memory: bool | None = None
     num_workers: int = 0
     epochs: int = 60
     batch_size: int = 32
@@ -189,7 +190,7 @@ def load_recipe(config_class: type, path: str | Path | None, flags: list[str]) -
         else:
             near = difflib.get_close_matches(str(name), [*own_fields, *model_fields], 1)
             where = f" in {path}" if path else ""
-            hint = f"did you mean {near[0]}?" if near else f"valid keys: {', '.join(sorted(own_fields + model_fields))}."
+            hint = f"did you mean {near[0]}?" if near else f"valid: {', '.join(sorted(own_fields + model_fields))}."
             raise FerError(f"Unknown recipe key {name!r}{where}; {hint}")
     return Recipe(**recipe_values, model=model_values)
 

@@ -21,10 +21,11 @@ from .recipe import Recipe
 
 # What may differ between a run and its continuation without changing a weight.
 _FREE_ON_RESUME = {
-    "output_dir", "data_root", "num_workers", "in_memory", "log_every", "tracker", "eval_batch_size", "keep_checkpoints",
-    "checkpoint_every", "cpu_threads", "half_precision_export",
+    "output_dir", "data_root", "num_workers", "in_memory", "log_every", "tracker", "eval_batch_size",
+    "keep_checkpoints", "checkpoint_every", "cpu_threads", "half_precision_export",
 }  # fmt: skip
 _BEST = "best.safetensors"
+_MEMORY = 4 * 2**30  # bytes of decoded images a split may take before it is decoded at every visit instead
 
 
 def run_recipe(model_class: type, recipe: Recipe) -> Path:
@@ -45,42 +46,53 @@ def run_recipe(model_class: type, recipe: Recipe) -> Path:
 
     folder = Path(recipe.output_dir)
     _check_folder(folder, recipe)
-    accelerator = Accelerator(
-        mixed_precision=recipe.mixed_precision,
-        gradient_accumulation_steps=recipe.gradient_accumulation,
-        log_with=None if recipe.tracker == "none" else recipe.tracker,
-        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
-    )
+    try:
+        accelerator = Accelerator(
+            mixed_precision=recipe.mixed_precision,
+            gradient_accumulation_steps=recipe.gradient_accumulation,
+            log_with=None if recipe.tracker == "none" else recipe.tracker,
+            project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
+        )
+    except ValueError as error:  # a tracker that is unknown or not installed, fp16 without a GPU
+        raise FerError(f"Accelerate cannot run this recipe: {error}") from error
     if accelerator.device.type == "cpu":
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(recipe.cpu_threads or max(1, len(os.sched_getaffinity(0)) // here))
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     with accelerator.main_process_first():  # one process fills the datasets cache, the others read it
         splits = load_fer_dataset(recipe.dataset, recipe.data_root, **recipe.dataset_options)
     for name in (recipe.train_split, recipe.validation_split, recipe.test_split):
         if name not in splits:
             raise FerError(f"Dataset {recipe.dataset} has no split {name!r}; it has {', '.join(splits)}.")
-    config = _build_config(model_class.config_class, recipe, splits[recipe.train_split])
     torch.manual_seed(recipe.seed)
-    model = model_class(config)
+    try:
+        config = _build_config(model_class.config_class, recipe, splits[recipe.train_split])
+        model = model_class(config)
+    except ValueError as error:
+        raise FerError(str(error)) from error
     channels = 1 if getattr(config, "grayscale", False) else 3
 
     def images(split: str, soft: bool) -> FaceImages:
         data = splits[split]
         targets = _soft_targets(data, recipe) if soft else torch.tensor(data["label"][:])
+        in_memory = recipe.in_memory
+        if in_memory is None:
+            in_memory = len(data) * channels * config.image_size**2 <= _MEMORY
         return FaceImages(
-            data, targets, config.image_size, channels, recipe.in_memory, progress=accelerator.is_local_main_process
+            data, targets, config.image_size, channels, in_memory, progress=accelerator.is_local_main_process
         )
 
+    train, validation = images(recipe.train_split, recipe.soft_targets), images(recipe.validation_split, False)
+    # Only now: a recipe that fails before leaves no folder behind that would be in the corrected one's way.
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     if recipe.tracker != "none":
         accelerator.init_trackers("hf_fer", config=_flat(recipe))
     model, progress, history = fit(
         model,
         recipe,
-        images(recipe.train_split, recipe.soft_targets),
-        images(recipe.validation_split, False),
+        train,
+        validation,
         accelerator,
         folder,
         on_best=lambda best: _save_weights(best, folder / _BEST),
@@ -101,7 +113,7 @@ def _check_folder(folder: Path, recipe: Recipe) -> None:
             raise FerError(f"Output folder {folder} is not empty; choose a new output_dir, or --resume to go on there.")
         return
     if not list_checkpoints(folder / "checkpoints"):
-        raise FerError(f"Nothing to resume: {folder / 'checkpoints'} holds no whole checkpoint; start without --resume.")
+        raise FerError(f"Nothing to resume: {folder} holds no whole checkpoint; start without --resume.")
     try:
         before = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
@@ -124,10 +136,7 @@ def _build_config(config_class: type, recipe: Recipe, train: Any) -> Any:
     }
     if "class_counts" in {f.name for f in dataclasses.fields(config_class)} and values.get("class_counts") is None:
         values["class_counts"] = torch.bincount(torch.tensor(train["label"][:]), minlength=len(names)).tolist()
-    try:
-        return config_class(**values)
-    except ValueError as error:
-        raise FerError(str(error)) from error
+    return config_class(**values)
 
 
 def _soft_targets(data: Any, recipe: Recipe) -> Tensor:
@@ -204,7 +213,7 @@ def _plot(history: list, record: dict[str, Any], folder: Path) -> None:
 
     plot_curves(history, folder / "curves.png")
     first = record["resolutions"]["1"]
-    plot_confusion_matrix(first["confusion_matrix"], list(first["per_class"]), folder / "confusion_matrix.png", "Test split")
+    plot_confusion_matrix(first["confusion_matrix"], list(first["per_class"]), folder / "confusion_matrix.png", "Test")
     if len(record["resolutions"]) > 1:
         plot_resolution_curve(record, folder / "resolution_curve.png")
 

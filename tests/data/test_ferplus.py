@@ -29,20 +29,7 @@ SHARED = Path(os.environ.get("HF_FER_SHARED", REPOSITORY.parent / "shared")) / "
 USAGE = {"train": "Training", "validation": "PublicTest", "test": "PrivateTest"}
 FOLDERS = {"train": "FER2013Train", "validation": "FER2013Valid", "test": "FER2013Test"}
 PIXEL_HEADER = ["emotion", "pixels", "Usage"]
-VOTE_HEADER = [
-    "Usage",
-    "Image name",
-    "neutral",
-    "happiness",
-    "surprise",
-    "sadness",
-    "anger",
-    "disgust",
-    "fear",
-    "contempt",
-    "unknown",
-    "NF",
-]
+VOTE_HEADER = ["Usage", "Image name", *EXPRESSIONS, "unknown", "NF"]
 
 needs_data = pytest.mark.skipif(
     not list(SHARED.glob("train-*.parquet")),
@@ -421,6 +408,20 @@ def test_changed_files_are_read_anew(tmp_path: Path, form: str) -> None:
         os.utime(path, ns=(10**18, 10**18))
     second = load_fer_dataset("ferplus", changed)["train"]
     assert not np.array_equal(grey(first[0]["image"]), grey(second[0]["image"]))
+
+
+def test_a_change_of_the_same_size_is_read_anew(tmp_path: Path) -> None:
+    faces = make_faces()
+    root = write_csv_pair(tmp_path, faces)
+    first = load_fer_dataset("ferplus", root, label_rule="argmax_emotions")["train"]
+    face = next(face for face in faces if face.name == first[0]["image_name"])
+    face.votes[:] = face.votes[::-1]
+    size = (root / "fer2013new.csv").stat().st_size
+    write_csv_pair(root, faces)
+    os.utime(root / "fer2013new.csv", ns=(10**18, 10**18))
+    assert (root / "fer2013new.csv").stat().st_size == size
+    votes = load_fer_dataset("ferplus", root, label_rule="argmax_emotions")["train"]["votes"]
+    assert face.votes in list(votes) and face.votes not in list(first["votes"])
 
 
 def test_a_changed_image_alone_is_read_anew(tmp_path: Path) -> None:

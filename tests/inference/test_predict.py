@@ -111,15 +111,11 @@ def test_kinds_of_files_of_one_picture_agree(classifier: tuple, photos: Path) ->
     names = ["colour.png", "colour.jpg", "cmyk.jpg", "palette.gif", "alpha.png", "grey8.png", "grey16.png"]
     by_name = dict(zip(names, answers([photos / n for n in names], classifier), strict=True))
     for name in names[1:5]:
-        assert by_name[name].probabilities == pytest.approx(by_name["colour.png"].probabilities, abs=0.05), (
-            name
-        )
+        assert by_name[name].probabilities == pytest.approx(by_name["colour.png"].probabilities, abs=0.05), name
     assert by_name["grey16.png"].probabilities == by_name["grey8.png"].probabilities
 
 
-def test_one_bad_image_stops_nothing_and_order_is_kept(
-    classifier: tuple, photos: Path, tmp_path: Path
-) -> None:
+def test_one_bad_image_stops_nothing_and_order_is_kept(classifier: tuple, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     good = sorted(photos.iterdir())
     paths = [tmp_path / "missing.png", *good[:3], tmp_path / "empty.png", *good[3:], tmp_path]
@@ -257,9 +253,7 @@ def broken_processor(folder: Path) -> None:
 
 
 def text_model(folder: Path) -> None:
-    config = BertConfig(
-        hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=9
-    )
+    config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=9)
     BertForSequenceClassification(config).save_pretrained(folder)
 
 

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hf_fer.data.augmentation import Augmentation, BatchAugmenter
+
+
+def batch(count: int = 64, size: int = 24) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 1, size, size), generator=torch.Generator().manual_seed(5)).float()
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+EVERYTHING = Augmentation(
+    rotation=15, scale=0.2, translation=0.1, brightness=0.3, contrast=0.3, erasing=0.5, degrade=0.5
+)
+
+
+def test_nothing_asked_for_changes_nothing() -> None:
+    images = batch()
+    assert torch.equal(BatchAugmenter(Augmentation(flip=0), 24)(images, generator()), images)
+
+
+def test_flip_mirrors_the_share_of_images_it_says() -> None:
+    images = batch(2000)
+    out = BatchAugmenter(Augmentation(flip=0.3), 24)(images, generator())
+    mirrored = (out == images.flip(-1)).flatten(1).all(dim=1)
+    kept = (out == images).flatten(1).all(dim=1)
+    assert bool((mirrored | kept).all())
+    assert mirrored.float().mean().item() == pytest.approx(0.3, abs=0.04)
+
+
+def test_one_generator_state_is_one_batch() -> None:
+    augment, images = BatchAugmenter(EVERYTHING, 24), batch()
+    assert torch.equal(augment(images, generator(1)), augment(images, generator(1)))
+    assert not torch.equal(augment(images, generator(1)), augment(images, generator(2)))
+
+
+def test_values_stay_in_range_and_shape() -> None:
+    images = batch()
+    out = BatchAugmenter(EVERYTHING, 24)(images, generator(3))
+    assert out.shape == images.shape
+    assert bool(out.isfinite().all())
+    assert 0 <= out.min() and out.max() <= 255
+
+
+def test_an_affine_without_motion_is_the_identity_and_a_mirrored_one_the_flip() -> None:
+    images = batch()
+    # A rotation far below a pixel goes through the resampling path without moving anything.
+    still = BatchAugmenter(Augmentation(flip=0, rotation=1e-6), 24)(images, generator())
+    torch.testing.assert_close(still, images, atol=0.05, rtol=0)
+    mirrored = BatchAugmenter(Augmentation(flip=1, rotation=1e-6), 24)(images, generator())
+    torch.testing.assert_close(mirrored, images.flip(-1), atol=0.05, rtol=0)
+
+
+def test_erasing_leaves_one_rectangle_of_one_grey() -> None:
+    images = torch.full((500, 1, 24, 24), -1.0)  # a value no fill has
+    out = BatchAugmenter(Augmentation(flip=0, erasing=0.4), 24)(images, generator())
+    holes = out[:, 0] != -1
+    touched = holes.flatten(1).any(dim=1)
+    assert touched.float().mean().item() == pytest.approx(0.4, abs=0.07)
+    for image, hole in zip(out[touched, 0], holes[touched], strict=True):
+        rows, columns = hole.any(dim=1), hole.any(dim=0)
+        assert torch.equal(hole, rows[:, None] & columns[None, :])
+        assert image[hole].unique().numel() == 1
+        assert 0 < hole.float().mean() < 0.35
+
+
+@pytest.mark.parametrize("law, median", [("log_uniform", 2.45), ("uniform", 3.5)])
+def test_degradation_follows_its_law(law: str, median: float) -> None:
+    augment = BatchAugmenter(Augmentation(flip=0, degrade=1.0, degrade_max=6.0, degrade_law=law), 48)
+    seen: list[torch.Tensor] = []
+
+    def record(images: torch.Tensor, sides: torch.Tensor) -> torch.Tensor:
+        seen.append(sides)
+        return images
+
+    augment.degrader = record  # type: ignore[assignment]
+    augment(torch.zeros(4000, 1, 48, 48), generator())
+    factors = 48 / seen[0].float()
+    assert factors.min() >= 1 and factors.max() <= 6
+    assert factors.median().item() == pytest.approx(median, rel=0.06)

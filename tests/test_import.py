@@ -1,0 +1,99 @@
+"""What `import hf_fer` costs, what it leaves alone, and the registration in whichever order modules are imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import hf_fer
+import hf_fer.models
+
+HEAVY = ["timm", "datasets", "evaluate", "gradio", "cv2", "matplotlib", "sklearn", "accelerate"]
+
+REGISTERED = """
+from transformers import AutoConfig, AutoModelForImageClassification
+config = AutoConfig.for_model("mek")
+from hf_fer import MEKConfig, MEKForImageClassification
+report["config"] = type(config) is MEKConfig
+report["model"] = AutoModelForImageClassification._model_mapping[MEKConfig] is MEKForImageClassification
+"""
+
+
+def run_fresh(code: str, folder: Path) -> dict[str, Any]:
+    """Runs `code` in a new interpreter; it fills `report`."""
+    prologue = "import json, sys\nreport = {}\ndef loaded(*names): return [n for n in names if n in sys.modules]\n"
+    run = subprocess.run(
+        [sys.executable, "-c", f"{prologue}{code}\nprint(json.dumps(report))"],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_import_is_cheap_after_torch_and_transformers(tmp_path: Path) -> None:
+    """CPU time, so that a busy machine does not fail the test; there is nothing to wait for but the CPU."""
+    report = run_fresh(
+        f"""
+import time
+import torch, transformers
+before = set(sys.modules)
+start = time.process_time()
+import hf_fer
+report["seconds"] = time.process_time() - start
+report["heavy"] = [n for n in {HEAVY} if n in sys.modules and n not in before]
+report["auto_before"] = loaded("transformers.models.auto.modeling_auto")
+{REGISTERED}
+report["heavy_after_models"] = [n for n in ("datasets", "gradio", "cv2", "evaluate") if n in sys.modules and n not in before]
+""",
+        tmp_path,
+    )
+    assert report["seconds"] < 0.3
+    assert report["heavy"] == []
+    assert report["auto_before"] == []  # else this would not test the later registration
+    assert report["config"] and report["model"]
+
+
+def test_registration_waits_for_transformers(tmp_path: Path) -> None:
+    """Imported first, the package loads neither torch nor transformers, and a look-up is not mistaken for an import."""
+    report = run_fresh(
+        f"""
+import hf_fer
+report["early"] = loaded("torch", "transformers", "PIL", "numpy", *{HEAVY})
+import importlib.util
+for name in ("configuration_auto", "modeling_auto"):
+    assert importlib.util.find_spec("transformers.models.auto." + name) is not None
+{REGISTERED}
+""",
+        tmp_path,
+    )
+    assert report == {"early": [], "config": True, "model": True}
+
+
+def test_registration_after_the_auto_classes_are_there(tmp_path: Path) -> None:
+    report = run_fresh(
+        f"""
+import transformers.models.auto.configuration_auto, transformers.models.auto.modeling_auto
+import hf_fer
+{REGISTERED}
+""",
+        tmp_path,
+    )
+    assert report == {"config": True, "model": True}
+
+
+@pytest.mark.parametrize("module", [hf_fer, hf_fer.models], ids=["hf_fer", "hf_fer.models"])
+def test_every_public_name_is_there(module: Any) -> None:
+    for name in module.__all__:
+        assert getattr(module, name) is not None, name
+    with pytest.raises(AttributeError, match="no attribute 'nothing_of_ours'"):
+        _ = module.nothing_of_ours

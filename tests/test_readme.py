@@ -1,0 +1,87 @@
+"""The README is run, not only read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ASSETS = ROOT / "hf_fer" / "assets"
+SNIPPETS = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
+COMMANDS = [line for block in re.findall(r"^```bash\n(.*?)^```$", README, re.M | re.S) for line in block.splitlines()]
+SHARED = Path(os.environ.get("HF_FER_SHARED", ROOT.parent / "shared")) / "data" / "ferplus"
+
+# Who runs what. The installs are what CI itself does before the tests; the long trainings have tests or cards of
+# their own, and here only their recipe and flags are checked.
+INSTALLS, TRAININGS = COMMANDS[:2], [c for c in COMMANDS if c.startswith("accelerate launch")]
+OTHERS = [c for c in COMMANDS if c not in INSTALLS + TRAININGS]
+
+
+def run(arguments: list[str], folder: Path) -> str:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder that looks like the checkout but takes what the commands write."""
+    for name in ("space", "recipes", "hf_fer"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    if SHARED.is_dir():
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "ferplus").symlink_to(SHARED)
+    return tmp_path
+
+
+def test_the_first_two_commands_install() -> None:
+    assert [c.split(" && ")[0] for c in INSTALLS] == ["pip install .", 'pip install -e ".[test]"']
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
+def test_snippets_run(snippet: str, checkout: Path) -> None:
+    assert run([sys.executable, "-c", snippet], checkout).strip()
+
+
+@pytest.mark.parametrize("command", [INSTALLS[0].split(" && ")[1], *OTHERS])
+def test_commands_run(command: str, checkout: Path) -> None:
+    if "data/ferplus" in command and not SHARED.is_dir():
+        pytest.skip("needs FERPlus (set HF_FER_SHARED to a folder with data/ferplus)")
+    program, *arguments = shlex.split(command)
+    assert program == "hf-fer"
+    assert run([sys.executable, "-m", "hf_fer.cli", *arguments], checkout).strip()
+
+
+@pytest.mark.parametrize("command", TRAININGS)
+def test_training_commands_name_valid_recipes(command: str) -> None:
+    from hf_fer import MEKConfig
+    from hf_fer.training.recipe import load_recipe
+
+    _, _, script, flag, config, *flags = shlex.split(command)
+    assert (ROOT / script).is_file() and flag == "--config"
+    load_recipe(MEKConfig, ROOT / config, flags)
+
+
+def test_the_figures_of_the_embedded_model_are_those_of_its_report() -> None:
+    record = json.loads((ASSETS / "report.json").read_text())["selected"]
+    rows = re.findall(r"^\| ×(\d) \(\d+ px\) \| ([\d.]+) \| ([\d.]+) \|", README, re.M)
+    assert [row[0] for row in rows] == list(record["resolutions"])
+    for factor, accuracy, mean_class in rows:
+        figures = record["resolutions"][factor]
+        assert accuracy == f"{100 * figures['accuracy']:.1f}"
+        assert mean_class == f"{100 * figures['mean_class_accuracy']:.1f}"
+    assert f"{record['n']:,} images" in README
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target

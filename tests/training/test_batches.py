@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from PIL import Image
+
+from hf_fer import FerError
+from hf_fer.training.batches import EpochBatches, FaceImages, derive_seed
+
+LABELS = torch.arange(103) % 5
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    def order(seed: int, epoch: int) -> list[list[int]]:
+        return list(EpochBatches(LABELS, 8, seed, epoch))
+
+    assert order(0, 1) == order(0, 1)
+    assert order(0, 1) != order(0, 2)
+    assert order(0, 1) != order(1, 1)
+    rows = [row for batch in order(0, 1) for row in batch]
+    assert len(rows) == len(set(rows)) == 96
+
+
+def test_starting_in_the_middle_continues_the_same_epoch() -> None:
+    assert list(EpochBatches(LABELS, 8, 3, 2, first_step=5)) == list(EpochBatches(LABELS, 8, 3, 2))[5:]
+
+
+def test_processes_share_an_epoch_without_overlap() -> None:
+    whole = list(EpochBatches(LABELS, 8, 0, 0))
+    parts = [list(EpochBatches(LABELS, 4, 0, 0, rank=rank, world_size=2)) for rank in (0, 1)]
+    assert [a + b for a, b in zip(*parts, strict=True)] == whole
+
+
+def test_steps_fill_whole_updates() -> None:
+    assert len(EpochBatches(LABELS, 8, 0, 0, multiple_of=5)) == 10  # 12 batches, two updates of five
+
+
+def test_class_balanced_drawing_evens_out_rare_classes() -> None:
+    labels = torch.cat([torch.zeros(950, dtype=torch.long), torch.ones(50, dtype=torch.long)])
+    drawn = torch.tensor([row for batch in EpochBatches(labels, 100, 0, 0, class_balanced=True) for row in batch])
+    assert labels[drawn].float().mean().item() == pytest.approx(0.5, abs=0.06)
+
+
+def test_too_few_images_is_an_error() -> None:
+    with pytest.raises(FerError, match="lower batch_size"):
+        EpochBatches(LABELS, 104, 0, 0)
+
+
+def test_derived_seeds_are_fixed() -> None:
+    assert derive_seed("order", 0, 0) == derive_seed("order", 0, 0)
+    assert len({derive_seed("step", 0, e, s, r) for e in range(5) for s in range(5) for r in range(5)}) == 125
+    assert 0 <= derive_seed("order", 0, 0) < 2**63
+
+
+def make_split(images: list[bytes]):
+    import datasets
+
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["neutral", "anger"])})
+    rows = {"image": [{"bytes": b, "path": None} for b in images], "label": [i % 2 for i in range(len(images))]}
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
+def png(grey: int, size: int = 12) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (size, size), grey).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_in_memory_and_lazy_images_are_the_same(channels: int) -> None:
+    split = make_split([png(g, 12 + g % 7) for g in range(0, 200, 20)])
+    targets = torch.tensor(split["label"][:])
+    cached = FaceImages(split, targets, 16, channels, in_memory=True)
+    lazy = FaceImages(split, targets, 16, channels, in_memory=False)
+    rows = [7, 0, 3]
+    for name, value in cached.__getitems__(rows).items():
+        assert torch.equal(value, lazy.__getitems__(rows)[name]), name
+    assert cached.__getitems__(rows)["images"].shape == (3, channels, 16, 16)
+    assert cached.__getitems__(rows)["images"].dtype == torch.uint8
+    assert cached.__getitems__(rows)["images"][0].unique().tolist() == [140]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_damaged_image_is_named_by_its_row(in_memory: bool) -> None:
+    split = make_split([png(1), png(2)[:40], png(3)])
+    with pytest.raises(FerError, match="Row 1 .* cannot be decoded"):
+        FaceImages(split, torch.zeros(3, dtype=torch.long), 16, 1, in_memory).__getitems__([0, 1])

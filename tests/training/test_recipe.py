@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_fer import FerError, MEKConfig
+from hf_fer.training.recipe import load_recipe
+
+NEEDED = ["--dataset", "synthetic", "--output_dir", "run"]
+CONFIGS = sorted((Path(__file__).parents[2] / "recipes" / "configs").glob("*.yaml"))
+
+
+def test_flags_override_the_file_and_reach_recipe_and_model(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("dataset: synthetic\noutput_dir: a\nepochs: 3\nsmoothing: 0.2\nlearning_rate: 1e-3\n")
+    recipe = load_recipe(MEKConfig, file, ["--epochs", "5", "--output-dir=b", "--soft_targets", "--stem_pool", "false"])
+    assert (recipe.epochs, recipe.output_dir, recipe.soft_targets) == (5, "b", True)
+    assert recipe.learning_rate == 1e-3  # a string in YAML 1.1
+    assert recipe.model == {"smoothing": 0.2, "stem_pool": False}
+
+
+def test_the_written_recipe_reads_back_to_itself(tmp_path: Path) -> None:
+    flags = [*NEEDED, "--backbone_kwargs", "{layers: [1, 1]}", "--eval_resolutions", "[1, 2]", "--mixed_precision", "no"]
+    recipe = load_recipe(MEKConfig, None, flags)
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(MEKConfig, tmp_path / "recipe.yaml", []) == recipe
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_every_shipped_recipe_is_valid(path: Path) -> None:
+    recipe = load_recipe(MEKConfig, path, [])
+    MEKConfig(**recipe.model)
+    assert recipe.output_dir.startswith("runs/")
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--epocs", "3"], "'epocs'; did you mean epochs"),
+        (["--smoothin", "3"], "did you mean smoothing"),
+        (["--epochs", "many"], "epochs must be a whole number"),
+        (["--epochs", "0"], "epochs must be at least 1"),
+        (["--epochs", "true"], "epochs must be a whole number"),
+        (["--learning_rate", "-1"], "learning_rate must be positive"),
+        (["--flip", "1.5"], r"flip must be in \[0, 1\]"),
+        (["--optimizer", "lion"], "optimizer must be one of adam, adamw, sgd"),
+        (["--eval_resolutions", "2"], "eval_resolutions must be a list"),
+        (["--eval_resolutions", "[2, 4]"], "starts at 1"),
+        (["--soft_targets", "maybe"], "soft_targets must be true or false"),
+        (["--dataset_options", "x"], "dataset_options must be a mapping"),
+        (["--dataset", ""], "dataset must be"),
+        (["--epochs", "[3"], "no valid YAML"),
+        (["epochs"], "Expected a flag"),
+    ],
+)
+def test_mistakes_are_named(flags: list[str], said: str) -> None:
+    with pytest.raises(FerError, match=said):
+        load_recipe(MEKConfig, None, [*NEEDED, *flags])
+
+
+def test_a_file_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(FerError, match="No recipe file"):
+        load_recipe(MEKConfig, tmp_path / "absent.yaml", [])
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    with pytest.raises(FerError, match="key: value"):
+        load_recipe(MEKConfig, tmp_path / "list.yaml", [])
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    with pytest.raises(FerError, match="cannot be read as YAML"):
+        load_recipe(MEKConfig, tmp_path / "broken.yaml", [])
+    (tmp_path / "typo.yaml").write_text("lerning_rate: 1\n")
+    with pytest.raises(FerError, match=r"typo\.yaml; did you mean learning_rate"):
+        load_recipe(MEKConfig, tmp_path / "typo.yaml", [])
+
+
+def test_recipe_yaml_is_flat() -> None:
+    flat = yaml.safe_load(load_recipe(MEKConfig, None, [*NEEDED, "--smoothing", "0.3"]).to_yaml())
+    assert flat["smoothing"] == 0.3 and "model" not in flat and "resume" not in flat

@@ -1,0 +1,171 @@
+"""Whole runs, as a user starts them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# Seconds on one core: 40 steps of a net of 20 k parameters.
+TINY = [
+    "--dataset=synthetic",
+    "--dataset_options={train: 256, validation: 48, test: 48, size: 32}",
+    "--backbone_kwargs={layers: [1, 1], channels: [8, 16], stem_type: deep, stem_width: 8}",
+    "--stem_pool=false",
+    "--image_size=32",
+    "--epochs=4",
+    "--batch_size=24",
+    "--learning_rate=2e-3",
+    "--optimizer=adamw",
+    "--schedule=cosine",
+    "--ema_decay=0.9",
+    "--dropout=0.2",
+    "--rotation=8",
+    "--erasing=0.3",
+    "--degrade=0.5",
+    "--eval_resolutions=[1, 2]",
+    "--checkpoint_every=3",
+    "--cpu_threads=1",
+    "--log_every=4",
+]
+
+
+def command(*flags: str, launcher: tuple[str, ...] = (sys.executable,)) -> list[str]:
+    return [*launcher, str(ROOT / "recipes" / "train_mek.py"), *flags]
+
+
+def environment(**values: str) -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT), **values}
+
+
+def train(*flags: str, expect: int = 0, **options: object) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command(*flags, **options), capture_output=True, text=True, env=environment(), timeout=600)
+    assert done.returncode == expect, done.stderr[-3000:]
+    return done
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def history(folder: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train(*TINY, f"--output_dir={folder}")
+    return folder
+
+
+def test_a_run_folder_is_complete(whole_run: Path) -> None:
+    names = {
+        "config.json", "model.safetensors", "preprocessor_config.json", "modeling_mek.py", "README.md", "recipe.yaml",
+        "metrics.jsonl", "report.json", "curves.png", "confusion_matrix.png", "resolution_curve.png",
+    }  # fmt: skip
+    assert names <= {path.name for path in whole_run.iterdir()}
+    assert list((whole_run / "logs").rglob("events.out.tfevents*"))
+    assert not [p for p in whole_run.rglob("*") if p.name.startswith(".writing-")]
+    assert len(list((whole_run / "checkpoints").iterdir())) == 2
+    rows = history(whole_run)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    report = json.loads((whole_run / "report.json").read_text())
+    best = max(rows, key=lambda row: row["selection"])
+    assert report["selected"]["epoch"] == best["epoch"] and report["last"]["epoch"] == 4
+    assert report["selected"]["n"] == 48 and set(report["selected"]["resolutions"]) == {"1", "2"}
+
+
+def test_the_saved_model_answers_as_reported(whole_run: Path) -> None:
+    from hf_fer import evaluate_model
+
+    report = json.loads((whole_run / "report.json").read_text())["selected"]
+    again = evaluate_model(
+        str(whole_run), "synthetic", options={"train": 256, "validation": 48, "test": 48, "size": 32},
+        resolutions=[1, 2], progress=False,
+    )  # fmt: skip
+    for factor in ("1", "2"):
+        assert again["resolutions"][factor]["confusion_matrix"] == report["resolutions"][factor]["confusion_matrix"]
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_a_killed_run_resumes_to_the_same_bits(whole_run: Path, tmp_path: Path, attempt: int) -> None:
+    folder = tmp_path / "killed"
+    flags = [*TINY, f"--output_dir={folder}"]
+    process = subprocess.Popen(command(*flags), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for = random.Random(attempt).randrange(3, 36, 3)  # 10 steps an epoch, a checkpoint every 3
+    deadline = time.monotonic() + 300
+    while not list((folder / "checkpoints").glob(f"step-*{wait_for:02d}")):
+        assert process.poll() is None and time.monotonic() < deadline, "ended before it could be killed"
+        time.sleep(0.005)
+    time.sleep(random.Random(attempt).random() * 0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "model.safetensors").exists()
+    train(*flags, "--resume")
+    assert digest(folder / "model.safetensors") == digest(whole_run / "model.safetensors")
+    assert history(folder) == history(whole_run)
+
+
+def test_two_processes_train_and_evaluate_exactly(whole_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "two"
+    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--mixed_precision=no")
+    done = subprocess.run(
+        command(*TINY, f"--output_dir={folder}", "--batch_size=12", launcher=launcher),
+        capture_output=True, text=True, env=environment(), timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [row["update"] for row in history(folder)] == [10, 20, 30, 40]
+    assert json.loads((folder / "report.json").read_text())["selected"]["n"] == 48
+
+
+def test_a_full_folder_is_not_overwritten_and_nothing_is_not_resumed(whole_run: Path, tmp_path: Path) -> None:
+    before = digest(whole_run / "model.safetensors")
+    assert "is not empty" in train(*TINY, f"--output_dir={whole_run}", expect=2).stderr
+    assert digest(whole_run / "model.safetensors") == before
+    assert "Nothing to resume" in train(*TINY, f"--output_dir={tmp_path / 'no'}", "--resume", expect=2).stderr
+
+
+def test_another_recipe_is_not_resumed(whole_run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(whole_run, copy)
+    done = train(*TINY, f"--output_dir={copy}", "--resume", "--learning_rate=1e-2", expect=2)
+    assert "learning_rate changed" in done.stderr
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_rows_and_parts(tmp_path: Path) -> None:
+    done = train(*TINY, f"--output_dir={tmp_path / 'nan'}", "--learning_rate=1e30", "--schedule=constant", expect=2)
+    assert len(done.stderr.strip().splitlines()[-1]) > 0
+    message = done.stderr.strip().splitlines()[-1]
+    assert "The loss is not finite in epoch 1 at step" in message
+    assert "cross_entropy = nan" in message and "training rows [" in message
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--smoothing=2"], "smoothing must be a number in [0, 1]"),
+        (["--backbone=resnet19"], "resnet19"),
+        (["--class_counts=[1, 2]"], "class_counts must be 8 integers"),
+        (["--dataset=nothing"], "nothing"),
+        (["--dataset_options={colour: red}"], "colour"),
+        (["--test_split=exam"], "no split 'exam'"),
+        (["--tracker=carrier_pigeon"], "carrier_pigeon"),
+    ],
+)
+def test_mistakes_end_in_one_sentence_and_status_2(tmp_path: Path, flags: list[str], said: str) -> None:
+    done = train(*TINY, f"--output_dir={tmp_path / 'run'}", *flags, expect=2)
+    lines = [line for line in done.stderr.strip().splitlines() if line.startswith("train_mek: ")]
+    assert len(lines) == 1 and said in lines[0], done.stderr
+    assert "Traceback" not in done.stderr
