@@ -27,7 +27,9 @@ report["model"] = AutoModelForImageClassification._model_mapping[MEKConfig] is M
 
 def run_fresh(code: str, folder: Path) -> dict[str, Any]:
     """Runs `code` in a new interpreter; it fills `report`."""
-    prologue = "import json, sys\nreport = {}\ndef loaded(*names): return [n for n in names if n in sys.modules]\n"
+    prologue = (
+        "import json, sys\nreport = {}\ndef loaded(*names): return [n for n in names if n in sys.modules]\n"
+    )
     run = subprocess.run(
         [sys.executable, "-c", f"{prologue}{code}\nprint(json.dumps(report))"],
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
@@ -53,7 +55,6 @@ report["seconds"] = time.process_time() - start
 report["heavy"] = [n for n in {HEAVY} if n in sys.modules and n not in before]
 report["auto_before"] = loaded("transformers.models.auto.modeling_auto")
 {REGISTERED}
-report["heavy_after_models"] = [n for n in ("datasets", "gradio", "cv2", "evaluate") if n in sys.modules and n not in before]
 """,
         tmp_path,
     )

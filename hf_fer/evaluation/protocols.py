@@ -314,7 +314,10 @@ def _load_model(
     else:
         path = where = os.fspath(source)
         try:
-            model = AutoModelForImageClassification.from_pretrained(path, revision=revision or "main")
+            # In float32 whatever the checkpoint is stored in: half precision is slow and inexact on a CPU.
+            model = AutoModelForImageClassification.from_pretrained(
+                path, revision=revision or "main", dtype=torch.float32
+            )
         except (OSError, ValueError, KeyError) as error:
             raise FerError(
                 f"No image-classification model could be loaded from {path!r} ({_one_line(error)}); pass a "

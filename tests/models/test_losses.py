@@ -52,7 +52,9 @@ def weights_by_decimals(counts: list[int], beta: float) -> list[float]:
         return [float(w * len(counts) / sum(raw)) for w in raw]
 
 
-def smooth_by_loops(targets: list[list[float]], weights: list[float], alpha: float, smooth_target: str) -> Tensor:
+def smooth_by_loops(
+    targets: list[list[float]], weights: list[float], alpha: float, smooth_target: str
+) -> Tensor:
     classes = len(weights)
     result = []
     for row in targets:
@@ -99,7 +101,10 @@ def test_effective_number_weights_to_twelve_digits(counts: list[int], beta: floa
 def test_effective_number_weights_by_hand() -> None:
     # β = 1/2: 1 and 2/3, whose sum 5/3 becomes 2.
     torch.testing.assert_close(
-        effective_number_weights([1, 2], beta=0.5), torch.tensor([1.2, 0.8], dtype=torch.float64), rtol=1e-15, atol=0
+        effective_number_weights([1, 2], beta=0.5),
+        torch.tensor([1.2, 0.8], dtype=torch.float64),
+        rtol=1e-15,
+        atol=0,
     )
 
 
@@ -123,7 +128,8 @@ def test_the_rarer_class_weighs_more() -> None:
 
 
 @pytest.mark.parametrize(
-    "counts", [(3, 20), torch.tensor([3, 20]), torch.tensor([3.0, 20.0]), torch.tensor([3, 20], dtype=torch.int32)]
+    "counts",
+    [(3, 20), torch.tensor([3, 20]), torch.tensor([3.0, 20.0]), torch.tensor([3, 20], dtype=torch.int32)],
 )
 def test_counts_come_as_any_sequence(counts: Any) -> None:
     assert torch.equal(effective_number_weights(counts), effective_number_weights([3, 20]))
@@ -195,7 +201,9 @@ def test_smooth_labels_match_the_loops(batch: int, classes: int, alpha: float, s
     expected = smooth_by_loops(one_hot_rows(ids, classes), weights.tolist(), alpha, smooth_target)
     assert actual.dtype == torch.float32
     torch.testing.assert_close(actual.double(), expected, rtol=0, atol=2e-7)
-    torch.testing.assert_close(actual.double().sum(1), torch.ones(batch, dtype=torch.float64), rtol=0, atol=5e-7)
+    torch.testing.assert_close(
+        actual.double().sum(1), torch.ones(batch, dtype=torch.float64), rtol=0, atol=5e-7
+    )
 
 
 def test_smooth_labels_default_to_the_paper() -> None:
@@ -218,7 +226,9 @@ def test_integer_rows_are_distributions_too(smooth_target: str) -> None:
     """Votes of one voter come as integers: the weights must not be cut to integers with them."""
     ids, weights = torch.tensor([3, 0, 1]), draw_weights(5)
     by_rows = rebalanced_smooth_labels(F.one_hot(ids, 5), weights, 0.2, smooth_target)
-    torch.testing.assert_close(by_rows, rebalanced_smooth_labels(ids, weights, 0.2, smooth_target), rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        by_rows, rebalanced_smooth_labels(ids, weights, 0.2, smooth_target), rtol=0, atol=1e-7
+    )
 
 
 def test_equal_weights_give_torchs_label_smoothing() -> None:
