@@ -64,9 +64,7 @@ _NEAR_NAMES: dict[str, tuple[str, ...]] = {
     "contempt": ("contemptuous",),
     OTHER: (),
 }
-_CANONICAL: dict[str, str] = {
-    alias: name for name, aliases in _NEAR_NAMES.items() for alias in (name, *aliases)
-}
+_CANONICAL: dict[str, str] = {alias: name for name, aliases in _NEAR_NAMES.items() for alias in (name, *aliases)}
 
 
 def label_names(dataset: str, classes: int | None = None) -> tuple[str, ...]:

@@ -1,13 +1,13 @@
 """Draws the example faces of this folder: free material, because nobody owns a drawing we made.
 
-    python space/make_examples.py
+python space/make_examples.py
 """
 
 from pathlib import Path
 
 import numpy as np
 
-from hf_fer.data.synthetic import draw_face
+from hf_fer.data.drawn_faces import draw_face
 from hf_fer.labels import EXPRESSIONS
 
 SIDES = (224, 160, 112, 80, 48, 32, 24, 16)

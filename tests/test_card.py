@@ -120,7 +120,11 @@ def body(card: str) -> str:
 
 
 def code_blocks(card: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)\n```$", card, re.MULTILINE | re.DOTALL)
+    return [text for _, text in re.findall(rf"^(`{{3,}}){language}\n(.*?)\n\1$", card, re.MULTILINE | re.DOTALL)]
+
+
+def without_code_blocks(card: str) -> str:
+    return re.sub(r"^(`{3,}).*?^\1$", "", body(card), flags=re.MULTILINE | re.DOTALL)
 
 
 def test_metadata_comes_back_as_the_report_has_it(run: Path) -> None:
@@ -164,13 +168,15 @@ def test_every_number_is_in_the_report(run: Path) -> None:
     allowed = {f"{100 * v:.2f}" for v in values} | {f"{v:.4f}" for v in values} | {f"{v:.0f}" for v in values}
     counts = json.loads((run / "config.json").read_text())["class_counts"]
     allowed |= {str(n) for n in (*counts, sum(counts))} | {"0.5"}  # 0.5: the recipe's degrade
-    text = re.sub(r"^```.*?^```$", "", body(build_card(run)), flags=re.MULTILINE | re.DOTALL)
-    text = re.sub(r"`[^`]*`|2024/1689|Article \S+|Apache-2.0|2026\S+|0\.33 · accuracy \+ 0\.67|FER2013", "", text)
+    text = re.sub(
+        r"`[^`]*`|2024/1689|Article \S+|Apache-2.0|2026\S+|0\.33 · accuracy \+ 0\.67|FER2013",
+        "",
+        without_code_blocks(build_card(run)),
+    )
     shown = [n.replace(",", "") for n in re.findall(r"\d[\d,]*(?:\.\d+)?", text)]
     figures = [n for n in shown if "." in n or len(n) > 2]
     assert len(figures) > 60
-    # What remains is prose: the year of FERPlus and 95 %.
-    assert set(figures) - allowed == {"2016"}
+    assert set(figures) <= allowed
 
 
 def test_tables_hold_the_figures_in_their_places(run: Path) -> None:
@@ -189,7 +195,7 @@ def test_tables_hold_the_figures_in_their_places(run: Path) -> None:
     for name, row in selected["1"]["per_class"].items():
         want = [f"{100 * row[key]:.2f}" for key in ("precision", "recall", "f1")] + [str(row["support"])]
         assert [cell.strip() for cell in rows[name]] == want
-    assert "Epoch 56 of 60, selected by accuracy\\_over\\_resolutions on the validation split (77.78 % there)" in card
+    assert "Epoch 56 of 60, selected by accuracy_over_resolutions on the validation split (77.78 % there)" in card
     assert "Last epoch (60)" in card
     assert "neutral (16), happiness (57), surprise (98)." in card
     assert "2,345,678 parameters" in card
@@ -200,7 +206,7 @@ def test_usage_compiles_and_names_the_repository(run: Path) -> None:
     for repo, card in (("my_run", build_card(run)), ("me/fer-48", build_card(run, "me/fer-48"))):
         (snippet,) = code_blocks(card, "python")
         compile(snippet, "card", "exec")
-        assert f"repo = '{repo}'" in snippet
+        assert f'repo = "{repo}"' in snippet
         assert "import hf_fer" in snippet
         assert len(snippet.splitlines()) == 6
         assert "trust_remote_code=True" in card
@@ -296,8 +302,7 @@ HOSTILE = [
 def test_hostile_names_are_text(tmp_path: Path) -> None:
     run = make_run(tmp_path / "x``` \n<b>|y", HOSTILE)
     card = build_card(run)
-    text = re.sub(r"^```.*?^```$", "", body(card), flags=re.MULTILINE | re.DOTALL)
-    text = re.sub(r"(?<!\\)`[^`\n]*`", "", text)  # code spans
+    text = re.sub(r"(?<!\\)`[^`\n]*`", "", without_code_blocks(card))  # code spans too
     assert set(re.findall(r"<[^>]*>", text)) == {"<details>", "<summary>", "</summary>", "</details>"}
     assert not re.search(r"(?<!\\)\]\(javascript", text)
     assert "49" not in re.findall(r"\d+", text[: text.index("## Use")])
@@ -313,9 +318,9 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
 
 def test_a_fence_in_the_recipe_does_not_end_it(tmp_path: Path) -> None:
     card = build_card(make_run(tmp_path / "run", select_by="x\n```\n</details><script>\n````\n"))
-    (block,) = re.findall(r"^(`{5,})yaml\n(.*?)\n\1$", card, re.MULTILINE | re.DOTALL)
-    assert "<script>" in block[1]
-    assert "<script>" not in card.replace(block[1], "")
+    (block,) = code_blocks(card, "yaml")
+    assert "<script>" in block
+    assert "<script>" not in without_code_blocks(card)
 
 
 def test_mistakes_are_one_sentence(run: Path) -> None:

@@ -27,9 +27,7 @@ report["model"] = AutoModelForImageClassification._model_mapping[MEKConfig] is M
 
 def run_fresh(code: str, folder: Path) -> dict[str, Any]:
     """Runs `code` in a new interpreter; it fills `report`."""
-    prologue = (
-        "import json, sys\nreport = {}\ndef loaded(*names): return [n for n in names if n in sys.modules]\n"
-    )
+    prologue = "import json, sys\nreport = {}\ndef loaded(*names): return [n for n in names if n in sys.modules]\n"
     run = subprocess.run(
         [sys.executable, "-c", f"{prologue}{code}\nprint(json.dumps(report))"],
         env={**os.environ, "HF_HUB_OFFLINE": "1"},

@@ -146,9 +146,7 @@ def test_mapping_describes_itself_in_one_line() -> None:
 
 
 def test_duplicates_are_an_error_even_under_two_names() -> None:
-    with pytest.raises(
-        FerError, match=r"source label order names 'happiness' more than once \('happy', 'joy'\)"
-    ):
+    with pytest.raises(FerError, match=r"source label order names 'happiness' more than once \('happy', 'joy'\)"):
         map_labels(["happy", "sad", "joy"], EXPRESSIONS)
     with pytest.raises(FerError, match="target label order names 'fear' more than once"):
         map_labels(EXPRESSIONS, ["fear", "fear"])

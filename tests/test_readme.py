@@ -73,7 +73,7 @@ def test_training_commands_name_valid_recipes(command: str) -> None:
 
 def test_the_figures_of_the_embedded_model_are_those_of_its_report() -> None:
     record = json.loads((ASSETS / "report.json").read_text())["selected"]
-    rows = re.findall(r"^\| ×(\d) \(\d+ px\) \| ([\d.]+) \| ([\d.]+) \|", README, re.M)
+    rows = re.findall(r"^\| \u00d7(\d) \(\d+ px\) \| ([\d.]+) \| ([\d.]+) \|", README, re.M)
     assert [row[0] for row in rows] == list(record["resolutions"])
     for factor, accuracy, mean_class in rows:
         figures = record["resolutions"][factor]

@@ -78,8 +78,7 @@ def _check_options(name: str, loader: Callable[..., Any], options: dict[str, Any
         if option not in valid:
             near = difflib.get_close_matches(option, valid, n=1, cutoff=0.0)[0]
             raise FerError(
-                f"Dataset {name!r} has no option {option!r}, the nearest is {near!r}; "
-                f"choose among {', '.join(valid)}."
+                f"Dataset {name!r} has no option {option!r}, the nearest is {near!r}; choose among {', '.join(valid)}."
             )
 
 
@@ -126,8 +125,7 @@ def _load_prepared(
         )
     places = {split: f"{where}, split {split!r}" for split in splits}
     splits = {
-        split: _named_columns(dataset, places[split], image_column, label_column)
-        for split, dataset in splits.items()
+        split: _named_columns(dataset, places[split], image_column, label_column) for split, dataset in splits.items()
     }
     texts = _label_texts(splits, places)
     result = {split: _canonical_labels(dataset, texts, places[split]) for split, dataset in splits.items()}
@@ -164,8 +162,7 @@ def _call(where: str, load: Callable[[], Any]) -> Any:
     except (DatasetsError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise FerError(
-            f"{where} cannot be loaded: {reason.rstrip('.')}; "
-            "check the name, the network and what lies in the folder."
+            f"{where} cannot be loaded: {reason.rstrip('.')}; check the name, the network and what lies in the folder."
         ) from error
 
 

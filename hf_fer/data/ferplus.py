@@ -74,9 +74,7 @@ Row = dict[str, Any]
 # --- label rules --------------------------------------------------------------------------------
 
 
-def apply_label_rule(
-    votes: np.ndarray, rule: str = "majority", classes: int = 8
-) -> tuple[np.ndarray, np.ndarray]:
+def apply_label_rule(votes: np.ndarray, rule: str = "majority", classes: int = 8) -> tuple[np.ndarray, np.ndarray]:
     """Turn votes into one label per image, and say which images have one.
 
     Rules (METHODS, "Undisclosed voting rule": they keep 3,153 / 3,546 / 3,573 test images):
@@ -120,9 +118,7 @@ def apply_label_rule(
     return keep, np.where(keep, top, -1).astype(np.int64)
 
 
-def votes_to_distribution(
-    votes: np.ndarray, classes: int = 8, *, drop_single_votes: bool = False
-) -> np.ndarray:
+def votes_to_distribution(votes: np.ndarray, classes: int = 8, *, drop_single_votes: bool = False) -> np.ndarray:
     """Share of each expression in an image's expression votes (unknown and NF do not count).
 
     Args:
@@ -154,9 +150,7 @@ def votes_to_distribution(
 
 def _check_rule(rule: str) -> None:
     if rule not in LABEL_RULES:
-        raise FerError(
-            f"label_rule={rule!r} is not a FERPlus label rule; choose one of {', '.join(LABEL_RULES)}."
-        )
+        raise FerError(f"label_rule={rule!r} is not a FERPlus label rule; choose one of {', '.join(LABEL_RULES)}.")
 
 
 def _check_votes(votes: np.ndarray) -> np.ndarray:
@@ -222,9 +216,7 @@ def load_ferplus(
         form, files = _find_files(root, form)
         stamps = {split: _stamp(form, paths) for split, paths in files.items()}
     except OSError as error:
-        raise FerError(
-            f"The FERPlus folder {str(root)!r} cannot be read: {error}; make it readable."
-        ) from error
+        raise FerError(f"The FERPlus folder {str(root)!r} cannot be read: {error}; make it readable.") from error
 
     from datasets import DatasetDict
 
@@ -353,9 +345,7 @@ Found = tuple[dict[str, tuple[str, ...]], "str | None"]
 
 
 def _find_parquet(folder: Path, root: Path) -> Found:
-    files = {
-        split: tuple(sorted(str(path) for path in folder.glob(f"{split}-*.parquet"))) for split in _FOLDERS
-    }
+    files = {split: tuple(sorted(str(path) for path in folder.glob(f"{split}-*.parquet"))) for split in _FOLDERS}
     missing = []
     for split, paths in files.items():
         if not paths:
@@ -449,16 +439,13 @@ def _read_csv_pair(files: tuple[str, ...], split: str) -> Iterator[Row]:
             )
         rows += 1
         if len(pixel_row) != len(pixel_header):
-            raise FerError(
-                f"{pixel_file}, line {pixel_line}: {len(pixel_row)} columns, not {len(pixel_header)}."
-            )
+            raise FerError(f"{pixel_file}, line {pixel_line}: {len(pixel_row)} columns, not {len(pixel_header)}.")
         if len(vote_row) != len(vote_header):
             raise FerError(f"{vote_file}, line {vote_line}: {len(vote_row)} columns, not {len(vote_header)}.")
         usage = pixel_row[usage_column]
         if usage not in _USAGE.values():
             raise FerError(
-                f"{pixel_file}, line {pixel_line}: Usage is {_short(usage)}, not one of "
-                f"{', '.join(_USAGE.values())}."
+                f"{pixel_file}, line {pixel_line}: Usage is {_short(usage)}, not one of {', '.join(_USAGE.values())}."
             )
         if vote_row[0] != usage:
             raise FerError(
@@ -486,8 +473,7 @@ def _read_folder(files: tuple[str, ...], split: str) -> Iterator[Row]:
         # The official script writes name and votes; the official repository's files have a face box between.
         if len(row) not in (1 + votes, 2 + votes):
             raise FerError(
-                f"{label_file}, line {line}: {len(row)} columns, not {2 + votes} "
-                "(image name, face box, ten votes)."
+                f"{label_file}, line {line}: {len(row)} columns, not {2 + votes} (image name, face box, ten votes)."
             )
         name = row[0]
         # The name must not lead out of the folder.
@@ -518,9 +504,7 @@ def _read_parquet(files: tuple[str, ...], split: str) -> Iterator[Row]:
                 names = parquet.schema_arrow.names
                 for column in ("image", "votes"):
                     if column not in names:
-                        raise FerError(
-                            f"{file}: column {column!r} is missing (found: {_short(', '.join(names))})."
-                        )
+                        raise FerError(f"{file}: column {column!r} is missing (found: {_short(', '.join(names))}).")
                 columns = [name for name in ("image", "votes", "image_name") if name in names]
                 for batch in parquet.iter_batches(batch_size=1024, columns=columns):
                     for record in batch.to_pylist():
@@ -537,9 +521,7 @@ def _parquet_row(record: Row, where: str, split: str, row: int) -> Row:
     data = image.get("bytes") if isinstance(image, dict) else None
     # Never a bare path: `datasets` would open whatever file of this machine it names.
     if not isinstance(data, bytes):
-        raise FerError(
-            f"{where}: the image has no embedded bytes; embed the image files, paths are not followed."
-        )
+        raise FerError(f"{where}: the image has no embedded bytes; embed the image files, paths are not followed.")
     votes = record["votes"]
     size = len(VOTE_COLUMNS)
     if not isinstance(votes, list) or len(votes) != size or any(type(vote) is not int for vote in votes):
@@ -579,9 +561,7 @@ def _csv_rows(file: str, header: bool) -> Iterator[tuple[int, list[str]]]:
 def _parse_votes(fields: list[str], file: str, line: int) -> list[int]:
     # Digits only and short: int() would also take signs, underscores and other scripts' digits.
     if any(not field or len(field) > 5 or not _DIGITS.issuperset(field) for field in fields):
-        raise FerError(
-            f"{file}, line {line}: votes must be ten integers ≥ 0, not {_short(','.join(fields))}."
-        )
+        raise FerError(f"{file}, line {line}: votes must be ten integers ≥ 0, not {_short(','.join(fields))}.")
     votes = [int(field) for field in fields]
     if max(votes) > _MAX_VOTE:
         raise FerError(f"{file}, line {line}: votes must lie in 0..{_MAX_VOTE}, not {_short(votes)}.")
@@ -595,8 +575,7 @@ def _encode_pixels(text: str, file: str, line: int) -> bytes:
     values = text.split()
     if len(values) != _SIDE * _SIDE:
         raise FerError(
-            f"{file}, line {line}: {len(values)} pixels, not {_SIDE * _SIDE}; "
-            f"the file is damaged: {WHERE_TO_GET}."
+            f"{file}, line {line}: {len(values)} pixels, not {_SIDE * _SIDE}; the file is damaged: {WHERE_TO_GET}."
         )
     try:
         data = bytes(_PIXEL[value] for value in values)
@@ -617,12 +596,8 @@ def _checked_image(data: bytes, where: str) -> bytes:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-    except (
-        Exception
-    ) as error:  # Pillow's decoders raise anything from OSError to struct.error on damaged files
-        raise FerError(
-            f"{where}: the image cannot be decoded ({_short(str(error))}); get it anew."
-        ) from error
+    except Exception as error:  # Pillow's decoders raise anything from OSError to struct.error on damaged files
+        raise FerError(f"{where}: the image cannot be decoded ({_short(str(error))}); get it anew.") from error
     return data
 
 

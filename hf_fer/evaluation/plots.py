@@ -124,9 +124,7 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
     ]
     drawn = []
     for title, curves in panels:
-        found = [
-            (label, values, colour) for label, key, colour in curves if (values := _series(history, key))
-        ]
+        found = [(label, values, colour) for label, key, colour in curves if (values := _series(history, key))]
         if found:
             drawn.append((title, found))
     if not drawn:
@@ -170,9 +168,7 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
     return _save(figure, path)
 
 
-def plot_resolution_curve(
-    record: Mapping[str, Any], path: str | os.PathLike[str], *, side: int | None = None
-) -> Path:
+def plot_resolution_curve(record: Mapping[str, Any], path: str | os.PathLike[str], *, side: int | None = None) -> Path:
     """Accuracy and mean class accuracy against the resolution factor, with their 95 % intervals.
 
     Args:
@@ -189,13 +185,9 @@ def plot_resolution_curve(
     """
     resolutions = record.get("resolutions")
     if not resolutions:
-        raise FerError(
-            "The record has no resolutions to plot; make one with evaluate_model(resolutions=(1, 2, 4, 8))."
-        )
+        raise FerError("The record has no resolutions to plot; make one with evaluate_model(resolutions=(1, 2, 4, 8)).")
     side = side or record.get("reference_side")
-    entries = sorted(
-        ((float(factor), metrics) for factor, metrics in resolutions.items()), key=lambda entry: entry[0]
-    )
+    entries = sorted(((float(factor), metrics) for factor, metrics in resolutions.items()), key=lambda entry: entry[0])
     factors = np.array([factor for factor, _ in entries])
     figure = _figure(5.8, 4.0)
     axes = figure.add_subplot()
@@ -204,9 +196,7 @@ def plot_resolution_curve(
         ("mean_class_accuracy", "mean class accuracy", ORANGE, "s", -15),
     ):
         values = np.array([metrics[key] for _, metrics in entries])
-        axes.plot(
-            factors, values, color=colour, marker=marker, linewidth=1.8, markersize=6, label=label, zorder=3
-        )
+        axes.plot(factors, values, color=colour, marker=marker, linewidth=1.8, markersize=6, label=label, zorder=3)
         intervals = [metrics.get("ci95", {}).get(key) for _, metrics in entries]
         if all(intervals):
             low, high = np.array(intervals).T

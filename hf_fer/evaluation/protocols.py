@@ -285,8 +285,7 @@ def _check_factors(resolutions: Sequence[float]) -> list[float]:
     for factor in factors:
         if not np.isfinite(factor) or factor < 1:
             raise FerError(
-                f"resolutions holds {factor:g}, which is not a factor of at least 1; use for example (1, 2, "
-                f"4, 8)."
+                f"resolutions holds {factor:g}, which is not a factor of at least 1; use for example (1, 2, 4, 8)."
             )
     return factors
 
@@ -391,9 +390,7 @@ def _match_classes(
     try:
         mapping = map_labels(model_classes, dataset_classes)
     except FerError as error:
-        raise FerError(
-            f"The model's id2label and the data set's classes cannot be matched: {error}"
-        ) from error
+        raise FerError(f"The model's id2label and the data set's classes cannot be matched: {error}") from error
     names = list(dataset_classes)
     columns = np.empty(len(model_classes), dtype=np.int64)
     only_model = []

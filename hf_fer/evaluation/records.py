@@ -47,8 +47,7 @@ def write_record(record: Mapping[str, Any], path: str | os.PathLike[str], *, ove
     _check_keys(record, str(path))
     if path.exists() and not overwrite:
         raise FerError(
-            f"{path} exists already; choose another file name, or overwrite it on purpose with "
-            f"overwrite=True."
+            f"{path} exists already; choose another file name, or overwrite it on purpose with overwrite=True."
         )
     try:
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
@@ -89,8 +88,7 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise FerError(f"{path} is not JSON ({error}); pass a file written by `hf-fer evaluate`.") from error
     if not isinstance(record, dict):
         raise FerError(
-            f"{path} holds a JSON {type(record).__name__}, not an object; pass a file written by `hf-fer "
-            f"evaluate`."
+            f"{path} holds a JSON {type(record).__name__}, not an object; pass a file written by `hf-fer evaluate`."
         )
     _check_keys(record, str(path))
     return record
@@ -100,8 +98,7 @@ def _check_keys(record: Mapping[str, Any], where: str) -> None:
     missing = [key for key in REQUIRED_KEYS if key not in record]
     if missing:
         raise FerError(
-            f"The record {where} lacks {', '.join(missing)}; a record has the keys "
-            f"{', '.join(REQUIRED_KEYS)}."
+            f"The record {where} lacks {', '.join(missing)}; a record has the keys {', '.join(REQUIRED_KEYS)}."
         )
 
 
@@ -111,8 +108,7 @@ def _link_new(temporary: Path, path: Path) -> None:
         os.link(temporary, path)
     except FileExistsError:
         raise FerError(
-            f"{path} exists already; choose another file name, or overwrite it on purpose with "
-            f"overwrite=True."
+            f"{path} exists already; choose another file name, or overwrite it on purpose with overwrite=True."
         ) from None
     except OSError:  # file systems without hard links
         temporary.replace(path)

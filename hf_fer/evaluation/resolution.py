@@ -35,15 +35,12 @@ def degrade_image(image: Image.Image, factor: float, *, reference_side: int | No
     """
     if not math.isfinite(factor) or factor < 1:
         raise FerError(
-            f"The resolution factor {factor!r} is not a finite number of at least 1; use for example 1, 2, 4 "
-            f"or 8."
+            f"The resolution factor {factor!r} is not a finite number of at least 1; use for example 1, 2, 4 or 8."
         )
     width, height = image.size
     if reference_side is not None:
         if reference_side < 1:
-            raise FerError(
-                f"reference_side={reference_side!r} is not a size in pixels; use for example 224, or None."
-            )
+            raise FerError(f"reference_side={reference_side!r} is not a size in pixels; use for example 224, or None.")
         scale = reference_side / min(width, height)
         width, height = max(1, round(width * scale)), max(1, round(height * scale))
     if factor == 1 and (width, height) == image.size:

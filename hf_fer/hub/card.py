@@ -27,8 +27,10 @@ _DATASET_TITLES = {"ferplus": "FERPlus", "synthetic": "synthetic (drawn faces)"}
 _HUB_ID = re.compile(r"[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}", re.ASCII)
 _ABSOLUTE = re.compile(r"[/\\~]|[A-Za-z]:[/\\]")
 _SECRET_KEYS = {"token", "cache_dir"}
-# Markdown takes a backslash before any ASCII punctuation; these need none, wherever they stand.
-_PLAIN_PUNCTUATION = set(" -,'/()%")
+# Markdown takes a backslash before any ASCII punctuation. Inside a line these need none, nor does an
+# underscore within a word; a colon does before a slash, or an address would become a link.
+_MARKUP = "".join(sorted(set(string.punctuation) - set("-,'/()%+:_")))
+_SPECIAL = re.compile(rf"(?<![^\W_])_|_(?![^\W_])|:(?=/)|[{re.escape(_MARKUP)}]")
 
 
 def write_card(folder: Path, repo_id: str | None = None) -> Path:
@@ -202,7 +204,8 @@ def _context(
         "versions": ", ".join(f"{_escape(k)} {_code(v)}" for k, v in record["versions"].items() if v),
         "duration": _duration(report["train_seconds"]),
         "seed": record["seed"],
-        "date": _escape(record["date"]),
+        "half_precision": bool(recipe.get("half_precision_export")),
+        "date": _escape(record["date"][:10]),
     }
 
 
@@ -249,7 +252,7 @@ def _usage(title: str) -> str:
 import hf_fer  # registers the model; without hf-fer: pipeline(..., trust_remote_code=True)
 from transformers import pipeline
 
-repo = {title!r}  # the id of this repository, or a folder with its files
+repo = {json.dumps(title, ensure_ascii=False)}  # the id of this repository, or a folder with its files
 classify = pipeline("image-classification", model=repo)
 print(classify("face.jpg"))  # one face, cropped"""
 
@@ -338,8 +341,7 @@ def _one_line(text: object) -> str:
 def _escape(text: object) -> str:
     """`text` as literal Markdown: no markup, table cell, link, mention or HTML comes out of it."""
     html = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-    special = set(string.punctuation) - _PLAIN_PUNCTUATION
-    return "".join(html.get(c) or (f"\\{c}" if c in special else c) for c in _one_line(text))
+    return _SPECIAL.sub(lambda match: html.get(match[0], f"\\{match[0]}"), _one_line(text))
 
 
 def _code(text: object) -> str:

@@ -95,9 +95,7 @@ def keep_own_initialization(module: nn.Module) -> None:
 def reset_missing_weights(module: nn.Module) -> None:
     """For `_init_weights`: gives the tensors of a backbone module that no checkpoint filled their defaults."""
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-    if any(not getattr(tensor, "_is_hf_initialized", False) for tensor in own) and hasattr(
-        module, "reset_parameters"
-    ):
+    if any(not getattr(tensor, "_is_hf_initialized", False) for tensor in own) and hasattr(module, "reset_parameters"):
         kept = [(t, t.detach().clone()) for t in own if getattr(t, "_is_hf_initialized", False)]
         module.reset_parameters()
         with torch.no_grad():

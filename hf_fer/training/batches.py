@@ -146,6 +146,4 @@ def epoch_loader(
     images: FaceImages, batches: EpochBatches, num_workers: int = 0, pin_memory: bool = False
 ) -> DataLoader:
     """A DataLoader over one epoch's batches, as `FaceImages.__getitems__` gives them."""
-    return DataLoader(
-        images, batch_sampler=batches, collate_fn=_as_is, num_workers=num_workers, pin_memory=pin_memory
-    )
+    return DataLoader(images, batch_sampler=batches, collate_fn=_as_is, num_workers=num_workers, pin_memory=pin_memory)

@@ -44,7 +44,7 @@ def test_values_stay_in_range_and_shape() -> None:
     out = BatchAugmenter(EVERYTHING, 24)(images, generator(3))
     assert out.shape == images.shape
     assert bool(out.isfinite().all())
-    assert 0 <= out.min() and out.max() <= 255
+    assert out.min() >= 0 and out.max() <= 255
 
 
 def test_an_affine_without_motion_is_the_identity_and_a_mirrored_one_the_flip() -> None:

@@ -204,18 +204,14 @@ def test_rules_agree_with_a_plain_loop(rule: str, classes: int) -> None:
         ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0], None, None, None),
     ],
 )
-def test_rules_by_hand(
-    votes: list[int], majority: int | None, argmax: int | None, emotions: int | None
-) -> None:
+def test_rules_by_hand(votes: list[int], majority: int | None, argmax: int | None, emotions: int | None) -> None:
     for rule, expected in (("majority", majority), ("argmax", argmax), ("argmax_emotions", emotions)):
         keep, labels = apply_label_rule(np.array([votes]), rule)
         assert (labels[0] if keep[0] else None) == expected, rule
 
 
 def test_seven_classes_drop_contempt_and_count_its_votes() -> None:
-    votes = np.array(
-        [[0, 0, 0, 0, 0, 0, 0, 9, 0, 0], [4, 0, 0, 0, 0, 0, 0, 4, 0, 0], [3, 0, 0, 0, 0, 0, 0, 5, 0, 0]]
-    )
+    votes = np.array([[0, 0, 0, 0, 0, 0, 0, 9, 0, 0], [4, 0, 0, 0, 0, 0, 0, 4, 0, 0], [3, 0, 0, 0, 0, 0, 0, 5, 0, 0]])
     assert apply_label_rule(votes, "majority", 7)[0].tolist() == [False, False, False]
     assert apply_label_rule(votes, "argmax", 7)[0].tolist() == [False, True, False]
     assert apply_label_rule(votes, "argmax_emotions", 7)[1].tolist() == [-1, 0, 0]
@@ -295,9 +291,7 @@ def test_three_forms_give_the_same(tmp_path: Path, rule: str) -> None:
         assert list(dataset) == ["train", "validation", "test"]
         for split, rows in dataset.items():
             expected = [
-                (face, oracle_label(face.votes, rule, classes))
-                for face in faces
-                if face.split == split and face.name
+                (face, oracle_label(face.votes, rule, classes)) for face in faces if face.split == split and face.name
             ]
             expected = [(face, label) for face, label in expected if label is not None]
             assert len(rows) == len(expected) > 0
@@ -359,9 +353,7 @@ def test_spreadsheet_dialects_of_the_pair_are_read(tmp_path: Path) -> None:
 
 
 def labels_of(dataset: Any) -> dict[str, list[tuple[str, int]]]:
-    return {
-        split: list(zip(rows["image_name"], rows["label"], strict=True)) for split, rows in dataset.items()
-    }
+    return {split: list(zip(rows["image_name"], rows["label"], strict=True)) for split, rows in dataset.items()}
 
 
 def test_the_form_can_be_chosen(tmp_path: Path) -> None:
@@ -376,9 +368,7 @@ def test_the_form_can_be_chosen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", WRITERS)
-def test_cached_and_nothing_is_written_into_root(
-    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cached_and_nothing_is_written_into_root(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     root = WRITERS[form](tmp_path / "root", make_faces())
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     first = load_fer_dataset("ferplus", root, cache_dir=tmp_path / "cache")
@@ -655,9 +645,7 @@ def test_half_a_csv_pair(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("root", [None, "/no/such/folder", "x" * 5000, "a\0b", "~no-such-user-here/x"])
 def test_missing_root(root: str | None) -> None:
-    with pytest.raises(
-        FerError, match=r"(needs root=|does not exist).*github\.com/microsoft/FERPlus.*Kaggle"
-    ):
+    with pytest.raises(FerError, match=r"(needs root=|does not exist).*github\.com/microsoft/FERPlus.*Kaggle"):
         load_fer_dataset("ferplus", root)
 
 
@@ -721,9 +709,7 @@ def prepared(names: list[str] | None, values: list[Any], extra: dict[str, list] 
     from datasets import Image as ImageFeature
 
     features: dict[str, Any] = {"image": ImageFeature()}
-    features["label"] = (
-        ClassLabel(names=names) if names else Value("string" if isinstance(values[0], str) else "int64")
-    )
+    features["label"] = ClassLabel(names=names) if names else Value("string" if isinstance(values[0], str) else "int64")
     pictures = [Image.fromarray(np.full((8, 8), i, np.uint8)) for i in range(len(values))]
     columns: dict[str, list] = {"image": pictures, "label": values}
     for name, column in (extra or {}).items():
@@ -778,9 +764,7 @@ def test_folders_of_images_and_text_labels(tmp_path: Path) -> None:
     dataset = load_fer_dataset(str(tmp_path / "images"))
     assert dataset["test"].features["label"].names == ["happiness", "sadness"]
     # "Other" stands only in one split; both splits must number alike all the same.
-    texts = saved(
-        tmp_path, "disk", train=prepared(None, ["Happy", "sad"]), test=prepared(None, ["Other", "joy"])
-    )
+    texts = saved(tmp_path, "disk", train=prepared(None, ["Happy", "sad"]), test=prepared(None, ["Other", "joy"]))
     dataset = load_fer_dataset(texts)
     assert dataset["train"].features["label"].names == [*EXPRESSIONS, "other"]
     assert dataset["train"].features == dataset["test"].features
@@ -871,9 +855,7 @@ def read_votes() -> list[Face]:
     splits = {usage: split for split, usage in USAGE.items()}
     with path.open(newline="") as stream:
         rows = list(csv.reader(stream))[1:]
-    return [
-        Face(splits[row[0]], row[1], np.zeros((48, 48), np.uint8), [int(v) for v in row[2:]]) for row in rows
-    ]
+    return [Face(splits[row[0]], row[1], np.zeros((48, 48), np.uint8), [int(v) for v in row[2:]]) for row in rows]
 
 
 @needs_data
@@ -910,9 +892,7 @@ def test_real_rows_as_csv_pair_and_folders_agree_with_the_parquet(tmp_path: Path
         dataset = load_fer_dataset("ferplus", tmp_path / form)
         assert sum(map(len, dataset.values())) > 2000
         for split, part in dataset.items():
-            reference = whole[split].select(
-                [i for i, name in enumerate(whole[split]["image_name"]) if name in wanted]
-            )
+            reference = whole[split].select([i for i, name in enumerate(whole[split]["image_name"]) if name in wanted])
             for column in ("image_name", "label", "votes"):
                 assert part[column][:] == reference[column][:], (form, split, column)
             for row, other in zip(part, reference, strict=True):

@@ -58,8 +58,7 @@ def oracle(predictions, references, names, probabilities=None):
     result["challenge_score"] = 0.33 * result["accuracy"] + 0.67 * result["f1_macro"]
     if probabilities is not None:
         result["nll"] = (
-            sum(-math.log(max(row[r], 2.0**-52)) for row, r in zip(probabilities, references, strict=True))
-            / n
+            sum(-math.log(max(row[r], 2.0**-52)) for row, r in zip(probabilities, references, strict=True)) / n
         )
         ece = 0.0
         for b in range(15):
@@ -105,9 +104,7 @@ def test_every_figure_equals_the_loop_oracle_and_sklearn(seed, present):
     assert got["f1_macro"] == pytest.approx(
         metrics.f1_score(references, predictions, average="macro", zero_division=0), abs=1e-12
     )
-    assert got["nll"] == pytest.approx(
-        metrics.log_loss(references, probabilities, labels=range(8)), abs=1e-12
-    )
+    assert got["nll"] == pytest.approx(metrics.log_loss(references, probabilities, labels=range(8)), abs=1e-12)
     recall = metrics.recall_score(
         references, predictions, labels=np.unique(references), average="macro", zero_division=0
     )

@@ -40,12 +40,8 @@ def svg_text(path):
 
 
 def test_confusion_matrix_shows_counts_percent_support(tmp_path):
-    assert is_picture(
-        plot_confusion_matrix([[3, 1], [0, 2]], ["anger", "fear"], tmp_path / "a" / "cm.png", "t")
-    )
-    text = svg_text(
-        plot_confusion_matrix(np.array([[3, 1], [0, 2]]), ["anger", "fear"], tmp_path / "cm.svg", "Title")
-    )
+    assert is_picture(plot_confusion_matrix([[3, 1], [0, 2]], ["anger", "fear"], tmp_path / "a" / "cm.png", "t"))
+    text = svg_text(plot_confusion_matrix(np.array([[3, 1], [0, 2]]), ["anger", "fear"], tmp_path / "cm.svg", "Title"))
     for piece in (
         "75.0 %",
         "25.0 %",
@@ -102,9 +98,7 @@ def test_resolution_curve(tmp_path):
     text = svg_text(plot_resolution_curve(record, tmp_path / "r.svg", side=48))
     for piece in ("48 px", "6 px", "90.0", "50.0", "m on d (n = 1,234)"):
         assert piece in text, piece
-    plot_resolution_curve(
-        {"resolutions": {"1": {"accuracy": 0.5, "mean_class_accuracy": 0.5}}}, tmp_path / "one.png"
-    )
+    plot_resolution_curve({"resolutions": {"1": {"accuracy": 0.5, "mean_class_accuracy": 0.5}}}, tmp_path / "one.png")
     with pytest.raises(FerError, match="no resolutions"):
         plot_resolution_curve({}, tmp_path / "r.png")
 

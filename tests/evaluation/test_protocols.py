@@ -65,9 +65,7 @@ def test_high_frequencies_are_gone(factor):
         pixels = np.asarray(image.convert("L"), dtype=np.float64)
         spectrum = np.abs(np.fft.fft2(pixels - pixels.mean())) ** 2
         frequency = np.abs(np.fft.fftfreq(64))
-        high = (
-            np.maximum(frequency[:, None], frequency[None, :]) > 1.2 * 0.5 / factor
-        )  # above the new Nyquist limit
+        high = np.maximum(frequency[:, None], frequency[None, :]) > 1.2 * 0.5 / factor  # above the new Nyquist limit
         return spectrum[high].sum(), spectrum[~high].sum()
 
     image = noise(mode="L")
@@ -249,14 +247,9 @@ def test_another_label_order_and_other_spellings_score_the_same(build, processor
     other = reordered(model, build, ["Neutral", "happy", "Surprised", "sad"], order)
     again = run(other, data, processor, resolutions=(1, 2))
     for factor in ("1", "2"):
-        assert (
-            again["resolutions"][factor]["confusion_matrix"]
-            == record["resolutions"][factor]["confusion_matrix"]
-        )
+        assert again["resolutions"][factor]["confusion_matrix"] == record["resolutions"][factor]["confusion_matrix"]
         for key in ("accuracy", "mean_class_accuracy", "f1_macro", "nll", "ece"):
-            assert again["resolutions"][factor][key] == pytest.approx(
-                record["resolutions"][factor][key], abs=1e-6
-            )
+            assert again["resolutions"][factor][key] == pytest.approx(record["resolutions"][factor][key], abs=1e-6)
     assert again["labels"]["model_to_dataset"]["happy"] == "happiness"
     # By id, without names, the figures would have been others: the test can tell.
     own = predict_probabilities(other, processor, data["image"], progress=False).argmax(1)
@@ -267,9 +260,7 @@ def test_another_label_order_and_other_spellings_score_the_same(build, processor
 def test_record_holds_what_the_design_asks(processor):
     data = make_dataset()
     model = tiny_vit(CLASSES)
-    record = run(
-        model, data, processor, resolutions=(1, 2, 4), model_name="tiny", dataset_name="drawn", split="test"
-    )
+    record = run(model, data, processor, resolutions=(1, 2, 4), model_name="tiny", dataset_name="drawn", split="test")
     assert record["protocol"] == "multi_resolution"
     assert (record["model"], record["dataset"], record["split"], record["n"]) == ("tiny", "drawn", "test", 30)
     assert list(record["resolutions"]) == ["1", "2", "4"]

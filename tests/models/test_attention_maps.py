@@ -67,9 +67,7 @@ def consistency_by_loops(
     return torch.tensor(result, dtype=torch.float64)
 
 
-@pytest.mark.parametrize(
-    ("batch", "classes", "channels", "height", "width"), [(3, 7, 6, 4, 5), (1, 2, 1, 1, 1)]
-)
+@pytest.mark.parametrize(("batch", "classes", "channels", "height", "width"), [(3, 7, 6, 4, 5), (1, 2, 1, 1, 1)])
 def test_class_activation_map_is_the_weighted_sum_of_channels(
     batch: int, classes: int, channels: int, height: int, width: int
 ) -> None:
@@ -170,9 +168,7 @@ def test_consistency_gradients(weighting: str) -> None:
         draw(2, 3, 2, 3, seed=1).requires_grad_(),
         positive(3).requires_grad_(),
     )
-    assert torch.autograd.gradcheck(
-        lambda a, f, b: rebalanced_attention_consistency(a, f, b, weighting), inputs
-    )
+    assert torch.autograd.gradcheck(lambda a, f, b: rebalanced_attention_consistency(a, f, b, weighting), inputs)
 
 
 @pytest.mark.parametrize("weighting", ["inside", "outside"])
@@ -205,10 +201,7 @@ def test_a_class_of_weight_zero_does_not_count(weighting: str) -> None:
 def test_each_sample_has_its_own_value() -> None:
     attn, attn_flip, class_weights = draw(4, 3, 2, 3), draw(4, 3, 2, 3, seed=1), positive(3)
     together = rebalanced_attention_consistency(attn, attn_flip, class_weights)
-    alone = [
-        rebalanced_attention_consistency(attn[b : b + 1], attn_flip[b : b + 1], class_weights)
-        for b in range(4)
-    ]
+    alone = [rebalanced_attention_consistency(attn[b : b + 1], attn_flip[b : b + 1], class_weights) for b in range(4)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-13, atol=0)
 
 

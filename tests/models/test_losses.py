@@ -52,9 +52,7 @@ def weights_by_decimals(counts: list[int], beta: float) -> list[float]:
         return [float(w * len(counts) / sum(raw)) for w in raw]
 
 
-def smooth_by_loops(
-    targets: list[list[float]], weights: list[float], alpha: float, smooth_target: str
-) -> Tensor:
+def smooth_by_loops(targets: list[list[float]], weights: list[float], alpha: float, smooth_target: str) -> Tensor:
     classes = len(weights)
     result = []
     for row in targets:
@@ -201,9 +199,7 @@ def test_smooth_labels_match_the_loops(batch: int, classes: int, alpha: float, s
     expected = smooth_by_loops(one_hot_rows(ids, classes), weights.tolist(), alpha, smooth_target)
     assert actual.dtype == torch.float32
     torch.testing.assert_close(actual.double(), expected, rtol=0, atol=2e-7)
-    torch.testing.assert_close(
-        actual.double().sum(1), torch.ones(batch, dtype=torch.float64), rtol=0, atol=5e-7
-    )
+    torch.testing.assert_close(actual.double().sum(1), torch.ones(batch, dtype=torch.float64), rtol=0, atol=5e-7)
 
 
 def test_smooth_labels_default_to_the_paper() -> None:
@@ -226,9 +222,7 @@ def test_integer_rows_are_distributions_too(smooth_target: str) -> None:
     """Votes of one voter come as integers: the weights must not be cut to integers with them."""
     ids, weights = torch.tensor([3, 0, 1]), draw_weights(5)
     by_rows = rebalanced_smooth_labels(F.one_hot(ids, 5), weights, 0.2, smooth_target)
-    torch.testing.assert_close(
-        by_rows, rebalanced_smooth_labels(ids, weights, 0.2, smooth_target), rtol=0, atol=1e-7
-    )
+    torch.testing.assert_close(by_rows, rebalanced_smooth_labels(ids, weights, 0.2, smooth_target), rtol=0, atol=1e-7)
 
 
 def test_equal_weights_give_torchs_label_smoothing() -> None:
@@ -304,9 +298,7 @@ def test_half_precision_logits_are_reduced_in_float32(dtype: torch.dtype) -> Non
     logits, targets = (3 * draw(4, 5)).to(dtype), draw_distributions(4, 5, seed=1)
     actual = soft_cross_entropy(logits, targets.float())
     assert actual.dtype == torch.float32
-    torch.testing.assert_close(
-        actual.double(), cross_entropy_by_loops(logits.double(), targets), rtol=1e-6, atol=1e-6
-    )
+    torch.testing.assert_close(actual.double(), cross_entropy_by_loops(logits.double(), targets), rtol=1e-6, atol=1e-6)
 
 
 def test_one_hot_targets_give_torchs_cross_entropy() -> None:

@@ -157,9 +157,7 @@ def test_a_fresh_backbone_is_as_timm_makes_it(backbone: str, grayscale: bool) ->
 def test_a_fresh_classifier_is_as_torch_makes_it(backbone: str) -> None:
     """Uniform in ±1/√C, weight and bias: neither N(0, 0.02) nor zeros."""
     torch.manual_seed(0)
-    model = MEKForImageClassification(
-        configuration(backbone, num_labels=64, id2label=None, class_counts=None)
-    )
+    model = MEKForImageClassification(configuration(backbone, num_labels=64, id2label=None, class_counts=None))
     weight, bias = model.classifier.weight, model.classifier.bias
     bound = weight.shape[1] ** -0.5
     assert weight.shape[0] == 64
@@ -293,9 +291,7 @@ def test_other_labels_come_with_their_own_counts(tmp_path: Path) -> None:
         "class_counts": [50, 10, 5],
     }
     for overrides in (by_number, by_name):
-        loaded = MEKForImageClassification.from_pretrained(
-            tmp_path, ignore_mismatched_sizes=True, **overrides
-        )
+        loaded = MEKForImageClassification.from_pretrained(tmp_path, ignore_mismatched_sizes=True, **overrides)
         expected = torch.tensor(class_weights_by_hand([50, 10, 5], 3, 0.9999))
         torch.testing.assert_close(loaded.class_weights, expected, rtol=1e-6, atol=0)
 
@@ -307,9 +303,7 @@ def test_other_labels_leave_the_checkpoints_counts_behind(by_name: bool, tmp_pat
     overrides: dict[str, Any] = {"num_labels": 3}
     if by_name:
         overrides = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
-    loaded = AutoModelForImageClassification.from_pretrained(
-        tmp_path, ignore_mismatched_sizes=True, **overrides
-    )
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path, ignore_mismatched_sizes=True, **overrides)
     assert loaded.config.class_counts is None
     assert loaded.class_weights.tolist() == [1.0, 1.0, 1.0]
 
@@ -377,9 +371,7 @@ def test_evaluation_runs_the_backbone_once_on_one_view(labels: Tensor | None) ->
 # The loss --------------------------------------------------------------------------------------------------
 
 
-def losses_by_hand(
-    model: MEKForImageClassification, features: Tensor, targets: list[list[float]]
-) -> dict[str, float]:
+def losses_by_hand(model: MEKForImageClassification, features: Tensor, targets: list[list[float]]) -> dict[str, float]:
     """MEK's loss and its parts by loops; `features` (2B, C, H, W) are of the images and of their mirror images."""
     config, batch = model.config, len(targets)
     classes, labels = config.num_labels, range(config.num_labels)
@@ -388,10 +380,7 @@ def losses_by_hand(
     channels, height, width = features.shape[1:]
     places = [(y, x) for y in range(height) for x in range(width)]
     maps = [
-        [
-            {(y, x): math.fsum(weight[k][c] * f[c][y][x] for c in range(channels)) for y, x in places}
-            for k in labels
-        ]
+        [{(y, x): math.fsum(weight[k][c] * f[c][y][x] for c in range(channels)) for y, x in places} for k in labels]
         for f in features.tolist()
     ]
     # A map averages to its logit, up to the bias.
@@ -406,8 +395,7 @@ def losses_by_hand(
         if config.smooth_target == "all":
             return [(1 - alpha) * target[k] + alpha * balance[k] / classes for k in labels]
         spread = [
-            math.fsum(target[j] * balance[k] / (sum(balance) - balance[j]) for j in labels if j != k)
-            for k in labels
+            math.fsum(target[j] * balance[k] / (sum(balance) - balance[j]) for j in labels if j != k) for k in labels
         ]
         return [(1 - alpha) * target[k] + alpha * spread[k] for k in labels]
 
@@ -419,9 +407,7 @@ def losses_by_hand(
         parts["cross_entropy"] += importance * cross_entropy(logits[b], smooth(target)) / batch
         if len(logits) == batch:
             continue
-        parts["cross_entropy_transformed"] += (
-            importance * cross_entropy(logits[batch + b], smooth(target)) / batch
-        )
+        parts["cross_entropy_transformed"] += importance * cross_entropy(logits[batch + b], smooth(target)) / batch
         for k in labels:
             factor = balance[k] if config.rebalance_attention else 1.0
             for y, x in places:
@@ -738,9 +724,7 @@ def test_half_precision_loading(backbone: str, dtype: torch.dtype, tmp_path: Pat
         logits = loaded(images.to(dtype)).logits
         expected = model(images).logits
     assert logits.dtype == dtype
-    torch.testing.assert_close(
-        logits.float(), expected, rtol=0, atol=0.05 * expected.abs().max().item() + 0.01
-    )
+    torch.testing.assert_close(logits.float(), expected, rtol=0, atol=0.05 * expected.abs().max().item() + 0.01)
 
 
 def test_half_precision_checkpoints_load_as_they_are(tmp_path: Path) -> None:
@@ -839,9 +823,7 @@ print(json.dumps({
 """
 
 
-def test_a_release_works_without_this_package(
-    release: tuple[Path, MEKForImageClassification], tmp_path: Path
-) -> None:
+def test_a_release_works_without_this_package(release: tuple[Path, MEKForImageClassification], tmp_path: Path) -> None:
     folder, model = release
     inputs = {"pixel_values": images_for(model), "labels": torch.tensor(IDS)}
     save_file(inputs, tmp_path / "inputs.safetensors")

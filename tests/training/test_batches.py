@@ -85,5 +85,5 @@ def test_in_memory_and_lazy_images_are_the_same(channels: int) -> None:
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_a_damaged_image_is_named_by_its_row(in_memory: bool) -> None:
     split = make_split([png(1), png(2)[:40], png(3)])
-    with pytest.raises(FerError, match="Row 1 .* cannot be decoded"):
+    with pytest.raises(FerError, match=r"Row 1 .* cannot be decoded"):
         FaceImages(split, torch.zeros(3, dtype=torch.long), 16, 1, in_memory).__getitems__([0, 1])

@@ -15,14 +15,23 @@ CONFIGS = sorted((Path(__file__).parents[2] / "recipes" / "configs").glob("*.yam
 def test_flags_override_the_file_and_reach_recipe_and_model(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text("dataset: synthetic\noutput_dir: a\nepochs: 3\nsmoothing: 0.2\nlearning_rate: 1e-3\n")
-    recipe = load_recipe(MEKConfig, file, ["--epochs", "5", "--output-dir=b", "--soft_targets", "--stem_pool", "false"])
+    flags = ["--epochs", "5", "--output-dir=b", "--soft_targets", "--stem_pool", "false"]
+    recipe = load_recipe(MEKConfig, file, flags)
     assert (recipe.epochs, recipe.output_dir, recipe.soft_targets) == (5, "b", True)
     assert recipe.learning_rate == 1e-3  # a string in YAML 1.1
     assert recipe.model == {"smoothing": 0.2, "stem_pool": False}
 
 
 def test_the_written_recipe_reads_back_to_itself(tmp_path: Path) -> None:
-    flags = [*NEEDED, "--backbone_kwargs", "{layers: [1, 1]}", "--eval_resolutions", "[1, 2]", "--mixed_precision", "no"]
+    flags = [
+        *NEEDED,
+        "--backbone_kwargs",
+        "{layers: [1, 1]}",
+        "--eval_resolutions",
+        "[1, 2]",
+        "--mixed_precision",
+        "no",
+    ]
     recipe = load_recipe(MEKConfig, None, flags)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     assert load_recipe(MEKConfig, tmp_path / "recipe.yaml", []) == recipe

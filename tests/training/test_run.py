@@ -120,7 +120,7 @@ def test_a_killed_run_resumes_to_the_same_bits(whole_run: Path, tmp_path: Path, 
 
 def test_two_processes_train_and_evaluate_exactly(whole_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "two"
-    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--mixed_precision=no")
+    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2")
     done = subprocess.run(
         command(*TINY, f"--output_dir={folder}", "--batch_size=12", launcher=launcher),
         capture_output=True, text=True, env=environment(), timeout=600,

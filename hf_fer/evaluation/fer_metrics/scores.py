@@ -115,9 +115,7 @@ def negative_log_likelihood(probabilities: np.ndarray, references: np.ndarray) -
     return float(-np.log(np.clip(true_probability, eps, 1.0)).mean())
 
 
-def expected_calibration_error(
-    probabilities: np.ndarray, references: np.ndarray, bins: int = ECE_BINS
-) -> float:
+def expected_calibration_error(probabilities: np.ndarray, references: np.ndarray, bins: int = ECE_BINS) -> float:
     """Expected calibration error over equal-width bins (Guo et al. 2017, Eq. 3).
 
     `sum_b (n_b / N) * |accuracy_b - confidence_b|`, where the confidence is the largest probability of a row,
@@ -163,8 +161,7 @@ def bootstrap_ci95(confusion_matrix: np.ndarray, resamples: int = 1000, seed: in
     counts = np.asarray(confusion_matrix, dtype=np.int64)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.sum() < 1:
         raise ValueError(
-            f"A confidence interval needs a square confusion matrix with samples in it, got shape "
-            f"{counts.shape}."
+            f"A confidence interval needs a square confusion matrix with samples in it, got shape {counts.shape}."
         )
     total = int(counts.sum())
     draws = np.random.default_rng(seed).multinomial(total, counts.reshape(-1) / total, size=resamples)
@@ -205,24 +202,19 @@ def check_inputs(
             "without a partner); pass one prediction for each reference."
         )
     if len(true) == 0:
-        raise ValueError(
-            "There is nothing to score: predictions and references are empty; pass at least one sample."
-        )
+        raise ValueError("There is nothing to score: predictions and references are empty; pass at least one sample.")
     prob = None if probabilities is None else _as_probabilities(probabilities, len(true))
     if label_names is not None:
         names = [str(name) for name in label_names]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise ValueError(
-                f"label_names holds {repeated[0]!r} more than once; give each class its own name."
-            )
+            raise ValueError(f"label_names holds {repeated[0]!r} more than once; give each class its own name.")
     else:
         count = prob.shape[1] if prob is not None else int(max(predicted.max(), true.max(), 0)) + 1
         names = [str(k) for k in range(count)]
     if prob is not None and prob.shape[1] != len(names):
         raise ValueError(
-            f"probabilities has {prob.shape[1]} columns for {len(names)} label_names; pass one column for "
-            f"each class."
+            f"probabilities has {prob.shape[1]} columns for {len(names)} label_names; pass one column for each class."
         )
     _check_range(predicted, len(names), "predictions")
     _check_range(true, len(names), "references")
@@ -275,9 +267,7 @@ def _as_probabilities(values: Any, samples: int) -> np.ndarray:
             "probabilities is not a table of numbers with rows of one length; pass an (N, K) array of floats."
         ) from None
     if prob.ndim != 2 or prob.shape[1] == 0:
-        raise ValueError(
-            f"probabilities has shape {prob.shape}; pass an (N, K) array with one row for each sample."
-        )
+        raise ValueError(f"probabilities has shape {prob.shape}; pass an (N, K) array with one row for each sample.")
     if len(prob) != samples:
         raise ValueError(
             f"probabilities has {len(prob)} rows for {samples} references (row {min(len(prob), samples)} is "
@@ -305,7 +295,5 @@ def _sklearn_metrics() -> Any:
     try:
         from sklearn import metrics
     except ImportError as error:
-        raise ImportError(
-            "Scoring needs scikit-learn; install it with `pip install scikit-learn`."
-        ) from error
+        raise ImportError("Scoring needs scikit-learn; install it with `pip install scikit-learn`.") from error
     return metrics
