@@ -20,24 +20,30 @@ METHODS: dict[str, tuple[str, str]] = {
 }
 
 
-def _load(method: str, part: str, name: str) -> type:
-    return getattr(importlib.import_module(f"{__package__}.models.{part}_{method}"), name)
+def config_class(method: str) -> type:
+    """The `PreTrainedConfig` subclass of a method in `METHODS`."""
+    module = importlib.import_module(f"{__package__}.models.configuration_{method}")
+    return getattr(module, METHODS[method][0])
+
+
+def model_class(method: str) -> type:
+    """The `...ForImageClassification` of a method in `METHODS`."""
+    module = importlib.import_module(f"{__package__}.models.modeling_{method}")
+    return getattr(module, METHODS[method][1])
 
 
 def _register_configs() -> None:
     from transformers import AutoConfig
 
-    for method, (config, _) in METHODS.items():
-        AutoConfig.register(method, _load(method, "configuration", config), exist_ok=True)
+    for method in METHODS:
+        AutoConfig.register(method, config_class(method), exist_ok=True)
 
 
 def _register_models() -> None:
     from transformers import AutoModelForImageClassification
 
-    for method, (config, model) in METHODS.items():
-        AutoModelForImageClassification.register(
-            _load(method, "configuration", config), _load(method, "modeling", model), exist_ok=True
-        )
+    for method in METHODS:
+        AutoModelForImageClassification.register(config_class(method), model_class(method), exist_ok=True)
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):

@@ -1,4 +1,4 @@
-"""What `import hf_fer` costs, what it leaves alone, and the registration in whichever order modules are imported."""
+"""What `import hf_fer` costs and leaves alone, and the registration in whichever order modules are imported."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ report["auto_before"] = loaded("transformers.models.auto.modeling_auto")
 
 
 def test_registration_waits_for_transformers(tmp_path: Path) -> None:
-    """Imported first, the package loads neither torch nor transformers, and a look-up is not mistaken for an import."""
+    """Imported first, the package loads neither torch nor transformers; a look-up is not taken for an import."""
     report = run_fresh(
         f"""
 import hf_fer

@@ -17,12 +17,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 ASSETS = ROOT / "hf_fer" / "assets"
 SNIPPETS = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
 COMMANDS = [line for block in re.findall(r"^```bash\n(.*?)^```$", README, re.M | re.S) for line in block.splitlines()]
-SHARED = Path(os.environ.get("HF_FER_SHARED", ROOT.parent / "shared")) / "data" / "ferplus"
 
 # Who runs what. The installs are what CI itself does before the tests; the long trainings have tests or cards of
 # their own, and here only their recipe and flags are checked.
 INSTALLS, TRAININGS = COMMANDS[:2], [c for c in COMMANDS if c.startswith("accelerate launch")]
-OTHERS = [c for c in COMMANDS if c not in INSTALLS + TRAININGS]
+EVALUATIONS = [c for c in COMMANDS if c.startswith("hf-fer evaluate")]  # run in test_embedded.py
+OTHERS = [c for c in COMMANDS if c not in INSTALLS + TRAININGS + EVALUATIONS]
 
 
 def run(arguments: list[str], folder: Path) -> str:
@@ -37,9 +37,6 @@ def checkout(tmp_path: Path) -> Path:
     """A folder that looks like the checkout but takes what the commands write."""
     for name in ("space", "recipes", "hf_fer"):
         (tmp_path / name).symlink_to(ROOT / name)
-    if SHARED.is_dir():
-        (tmp_path / "data").mkdir()
-        (tmp_path / "data" / "ferplus").symlink_to(SHARED)
     return tmp_path
 
 
@@ -54,8 +51,6 @@ def test_snippets_run(snippet: str, checkout: Path) -> None:
 
 @pytest.mark.parametrize("command", [INSTALLS[0].split(" && ")[1], *OTHERS])
 def test_commands_run(command: str, checkout: Path) -> None:
-    if "data/ferplus" in command and not SHARED.is_dir():
-        pytest.skip("needs FERPlus (set HF_FER_SHARED to a folder with data/ferplus)")
     program, *arguments = shlex.split(command)
     assert program == "hf-fer"
     assert run([sys.executable, "-m", "hf_fer.cli", *arguments], checkout).strip()
@@ -69,6 +64,11 @@ def test_training_commands_name_valid_recipes(command: str) -> None:
     _, _, script, flag, config, *flags = shlex.split(command)
     assert (ROOT / script).is_file() and flag == "--config"
     load_recipe(MEKConfig, ROOT / config, flags)
+
+
+def test_the_evaluation_command_is_the_one_that_is_tested() -> None:
+    assert [c.split(" --root ")[0] for c in EVALUATIONS] == ["hf-fer evaluate default --data ferplus"]
+    assert "--split test --resolutions 1,2,4,8" in EVALUATIONS[0]
 
 
 def test_the_figures_of_the_embedded_model_are_those_of_its_report() -> None:

@@ -18,13 +18,11 @@ def main(method: str, argv: list[str] | None = None) -> int:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments, flags = parser.parse_known_args(argv)
     try:
-        from .. import models
-        from .._auto import METHODS
+        from .._auto import config_class, model_class
         from .recipe import load_recipe
         from .run import run_recipe
 
-        config_name, model_name = METHODS[method]
-        run_recipe(getattr(models, model_name), load_recipe(getattr(models, config_name), arguments.config, flags))
+        run_recipe(model_class(method), load_recipe(config_class(method), arguments.config, flags))
     except FerError as error:
         if arguments.debug:
             raise

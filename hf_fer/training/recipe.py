@@ -153,11 +153,12 @@ class Recipe(Augmentation):
             raise FerError(f"Recipe key {name} must be {allowed}, got {getattr(self, name)!r}.")
 
     def to_yaml(self) -> str:
-        """The recipe as the flat YAML that reproduces it (`resume` aside, which is not part of a recipe)."""
+        """The recipe as flat YAML: what was done, not where (`output_dir`, `data_root`) nor in how many goes."""
         import yaml
 
         flat = dataclasses.asdict(self)
-        del flat["resume"]
+        for place in ("output_dir", "data_root", "resume"):
+            del flat[place]
         flat.update(flat.pop("model"))
         return yaml.safe_dump(flat, sort_keys=True, allow_unicode=True)
 

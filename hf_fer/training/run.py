@@ -16,13 +16,13 @@ from ..errors import FerError
 from .batches import FaceImages
 from .checkpoints import list_checkpoints
 from .export import build_processor, save_release
-from .loop import fit
+from .loop import Progress, fit
 from .recipe import Recipe
 
 # What may differ between a run and its continuation without changing a weight.
 _FREE_ON_RESUME = {
-    "output_dir", "data_root", "num_workers", "in_memory", "log_every", "tracker", "eval_batch_size",
-    "keep_checkpoints", "checkpoint_every", "cpu_threads", "half_precision_export",
+    "num_workers", "in_memory", "log_every", "tracker", "eval_batch_size", "keep_checkpoints", "checkpoint_every",
+    "cpu_threads", "half_precision_export",
 }  # fmt: skip
 _BEST = "best.safetensors"
 _MEMORY = 4 * 2**30  # bytes of decoded images a split may take before it is decoded at every visit instead
@@ -100,7 +100,7 @@ def run_recipe(model_class: type, recipe: Recipe) -> Path:
     if recipe.tracker != "none":
         accelerator.end_training()
     if accelerator.is_main_process:
-        _finish(model, config, recipe, progress, history, splits[recipe.test_split], folder)
+        _finish(model, recipe, progress, history, accelerator.num_processes, folder)
     accelerator.wait_for_everyone()
     return folder
 
@@ -114,6 +114,8 @@ def _check_folder(folder: Path, recipe: Recipe) -> None:
         return
     if not list_checkpoints(folder / "checkpoints"):
         raise FerError(f"Nothing to resume: {folder} holds no whole checkpoint; start without --resume.")
+    if (folder / "report.json").is_file() and not (folder / _BEST).is_file():
+        raise FerError(f"The run in {folder} is finished; there is nothing to resume.")
     try:
         before = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
@@ -160,26 +162,26 @@ def _save_weights(model: torch.nn.Module, path: Path) -> None:
 
 
 def _finish(
-    model: torch.nn.Module, config: Any, recipe: Recipe, progress: Any, history: list, test: Any, folder: Path
+    model: Any, recipe: Recipe, progress: Progress, history: list[dict[str, Any]], processes: int, folder: Path
 ) -> None:
     """Reports the last and the selected epoch on the test split, and writes everything there is to push."""
     from safetensors.torch import load_file
 
     from ..evaluation.protocols import evaluate_model
 
-    processor = build_processor(config.image_size)
+    processor = build_processor(model.config.image_size)
 
     def record(model: Any) -> dict[str, Any]:
         return evaluate_model(
             model,
-            test,
+            recipe.dataset,
+            root=recipe.data_root,
             split=recipe.test_split,
             resolutions=recipe.eval_resolutions,
             options=recipe.dataset_options,
             batch_size=recipe.eval_batch_size,
             processor=processor,
             model_name=folder.name,
-            dataset_name=recipe.dataset,
         )
 
     last = record(model)
@@ -193,6 +195,7 @@ def _finish(
         "last": last,
         "selected_by": f"{recipe.select_by} on the {recipe.validation_split} split",
         "validation": history[progress.best_epoch - 1],
+        "num_processes": processes,
         "train_seconds": round(sum(row["seconds"] for row in history)),
     }
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Losses, targets and class weights against plain Python arithmetic: decimals for the weights, loops for the rest."""
+"""Losses, targets and class weights against plain Python: decimals for the weights, loops for the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MEK as a model: initialisation, loading, views, losses by hand, Auto classes, remote code, configuration."""
+"""MEK as a model: initialisation, loading, views, losses by hand, Auto classes, remote code, config."""
 
 from __future__ import annotations
 
@@ -372,7 +372,7 @@ def test_evaluation_runs_the_backbone_once_on_one_view(labels: Tensor | None) ->
 
 
 def losses_by_hand(model: MEKForImageClassification, features: Tensor, targets: list[list[float]]) -> dict[str, float]:
-    """MEK's loss and its parts by loops; `features` (2B, C, H, W) are of the images and of their mirror images."""
+    """MEK's loss and its parts by loops; `features` (2B, C, H, W): the images', then their mirror images'."""
     config, batch = model.config, len(targets)
     classes, labels = config.num_labels, range(config.num_labels)
     weight, bias = model.classifier.weight.tolist(), model.classifier.bias.tolist()
@@ -666,7 +666,7 @@ def test_a_backbone_that_commutes_with_the_transform_is_consistent(transform: st
 
 
 def test_intensity_is_compared_place_by_place() -> None:
-    """The maps of a linear backbone lose the share that the images lose: (1 − 0.6)² of their square is left."""
+    """A linear backbone's maps fade as the images do: (1 − 0.6)² of their square is the difference."""
     model = build(transform="intensity", transform_strength=0.6).train()
     model.backbone, model.classifier = Pixels(), nn.Linear(3, 5)
     images = smooth_images()

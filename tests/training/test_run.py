@@ -137,9 +137,14 @@ def test_a_full_folder_is_not_overwritten_and_nothing_is_not_resumed(whole_run: 
     assert "Nothing to resume" in train(*TINY, f"--output_dir={tmp_path / 'no'}", "--resume", expect=2).stderr
 
 
+def test_a_finished_run_is_not_resumed(whole_run: Path) -> None:
+    assert "is finished" in train(*TINY, f"--output_dir={whole_run}", "--resume", expect=2).stderr
+
+
 def test_another_recipe_is_not_resumed(whole_run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(whole_run, copy)
+    (copy / "report.json").unlink()  # as if it had been cut off at the end
     done = train(*TINY, f"--output_dir={copy}", "--resume", "--learning_rate=1e-2", expect=2)
     assert "learning_rate changed" in done.stderr
 
@@ -169,3 +174,17 @@ def test_mistakes_end_in_one_sentence_and_status_2(tmp_path: Path, flags: list[s
     lines = [line for line in done.stderr.strip().splitlines() if line.startswith("train_mek: ")]
     assert len(lines) == 1 and said in lines[0], done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_synthetic_recipe_learns(tmp_path: Path) -> None:
+    folder = tmp_path / "first"
+    launcher = (sys.executable, "-m", "accelerate.commands.launch")
+    config = ROOT / "recipes" / "configs" / "mek_synthetic.yaml"
+    done = subprocess.run(
+        command("--config", str(config), f"--output_dir={folder}", launcher=launcher),
+        capture_output=True, text=True, env=environment(), timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads((folder / "report.json").read_text())
+    assert report["selected"]["resolutions"]["1"]["accuracy"] >= 0.90
+    assert history(folder)[0]["accuracy"] < 0.5  # it was learnt, not given

@@ -1,0 +1,129 @@
+"""The checkpoint inside the package: loads anywhere, answers any file, and is as good as its report says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import hf_fer
+from hf_fer.inference.images import open_image
+
+ROOT = Path(__file__).parents[1]
+ASSETS = ROOT / "hf_fer" / "assets"
+MODELS = ROOT / "hf_fer" / "models"
+SHARED = Path(os.environ.get("HF_FER_SHARED", ROOT.parent / "shared")) / "data" / "ferplus"
+
+
+@pytest.fixture(scope="module")
+def report() -> dict:
+    return json.loads((ASSETS / "report.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One drawn smile as every kind of file people have."""
+    folder = tmp_path_factory.mktemp("faces")
+    face = Image.open(ROOT / "space" / "examples" / "drawn_happiness_160px.png").convert("RGB")
+    grey = face.convert("L").resize((48, 48), Image.Resampling.BICUBIC)
+    photo = face.resize((640, 480), Image.Resampling.BICUBIC)
+    transparent = photo.convert("RGBA")
+    transparent.putalpha(Image.new("L", photo.size, 255))
+    wide = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
+    kinds = {
+        "grey.png": grey,
+        "colour.jpg": photo,
+        "cmyk.jpg": photo.convert("CMYK"),
+        "16bit.png": wide,
+        "palette.gif": photo.quantize(256),
+        "alpha.png": transparent,
+    }
+    for name, image in kinds.items():
+        image.save(folder / name)
+    return {name: folder / name for name in kinds}
+
+
+def test_it_is_small_and_carries_its_recipe_report_and_card() -> None:
+    assert (ASSETS / "model.safetensors").stat().st_size <= 6_000_000
+    assert sum(p.stat().st_size for p in ASSETS.iterdir()) < 7_000_000
+    assert {"README.md", "recipe.yaml", "report.json", "metrics.jsonl", "curves.png"} <= {
+        p.name for p in ASSETS.iterdir()
+    }
+
+
+def test_the_pipeline_answers_every_kind_of_file(faces: dict[str, Path]) -> None:
+    from transformers import pipeline
+
+    classify = pipeline("image-classification", model=hf_fer.embedded_model_path())
+    answers = {}
+    for name, path in faces.items():
+        # transformers' loader clips 16-bit greys to white before any processor sees them; ours scales them.
+        image = open_image(path) if name == "16bit.png" else str(path)
+        answers[name] = {a["label"]: a["score"] for a in classify(image, top_k=8)}
+    for name, scores in answers.items():
+        assert max(scores, key=scores.get) == "happiness", (name, scores)
+        assert scores["happiness"] == pytest.approx(answers["colour.jpg"]["happiness"], abs=0.1), name
+
+
+def test_auto_classes_answer_like_predict(faces: dict[str, Path]) -> None:
+    import torch
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    model = AutoModelForImageClassification.from_pretrained(ASSETS).eval()
+    assert type(model).__name__ == "MEKForImageClassification" and model.dtype == torch.float32
+    processor = AutoImageProcessor.from_pretrained(ASSETS)
+    with torch.inference_mode():
+        pixels = processor(Image.open(faces["grey.png"]), return_tensors="pt")["pixel_values"]
+        probabilities = model(pixel_values=pixels).logits.softmax(1)[0]
+    (ours,) = hf_fer.predict_images([faces["grey.png"]], *hf_fer.load_classifier())
+    for k, name in model.config.id2label.items():
+        assert probabilities[k].item() == pytest.approx(ours.probabilities[name], abs=1e-5)
+
+
+def test_it_loads_without_this_package(faces: dict[str, Path], tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['hf_fer'] = None\n"
+        "from transformers import pipeline\n"
+        f"p = pipeline('image-classification', model={str(ASSETS)!r}, trust_remote_code=True)\n"
+        f"print(p({str(faces['colour.jpg'])!r})[0]['label'])"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == "happiness"
+
+
+def test_its_code_is_the_packages_code() -> None:
+    copies = list(ASSETS.glob("*.py"))
+    assert copies
+    for copy in copies:
+        assert copy.read_text() == (MODELS / copy.name).read_text(), f"copy hf_fer/models/{copy.name} to hf_fer/assets"
+
+
+def test_the_report_keeps_the_promise(report: dict) -> None:
+    record = report["selected"]
+    assert (record["dataset"], record["split"], record["n"]) == ("ferplus", "test", 3153)
+    assert record["label_rule"] == "majority"
+    for factor, least in (("1", 0.82), ("2", 0.80), ("4", 0.69)):
+        assert record["resolutions"][factor]["accuracy"] >= least
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs FERPlus (set HF_FER_SHARED to a folder with data/ferplus)")
+def test_the_command_line_measures_what_the_report_says(report: dict, tmp_path: Path) -> None:
+    output = tmp_path / "record.json"
+    command = [sys.executable, "-m", "hf_fer.cli", "evaluate", "default", "--data", "ferplus", "--root", str(SHARED)]
+    command += ["--split", "test", "--resolutions", "1,2,4,8", "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "record_confusion.png").is_file()
+    record = json.loads(output.read_text())
+    assert record["n"] == 3153
+    for factor, metrics in report["selected"]["resolutions"].items():
+        # Another CPU may sum in another order and tip a face or two that sit on the fence.
+        assert record["resolutions"][factor]["accuracy"] == pytest.approx(metrics["accuracy"], abs=2e-3)
