@@ -155,8 +155,11 @@ def _measure(options: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
 
 def _build_peer(name: str, classes: int) -> Any:
     import timm
+    import torch
 
-    return timm.create_model(name, pretrained=False, num_classes=classes).eval()
+    # In the layout load_classifier gives our own model.
+    model = timm.create_model(name, pretrained=False, num_classes=classes).eval()
+    return model.to(memory_format=torch.channels_last)
 
 
 def _build_subjects(ours: Any, processor: Any, peers: dict[str, Any], batch: int) -> list[Subject]:

@@ -89,7 +89,8 @@ def load_classifier(
     config = _load_config(source, hub)
     network = _load_weights(source, config, hub)
     processor = _load_processor(source, hub)
-    return network.to(where).eval(), processor
+    # Channels last: the layout convolutions are fastest in, on CPUs and GPUs alike.
+    return network.to(where, memory_format=torch.channels_last).eval(), processor
 
 
 def embedded_model_path() -> str:
