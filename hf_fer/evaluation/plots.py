@@ -101,8 +101,9 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
 
     Args:
         history: one mapping for each epoch. Read where present: `epoch` (default: position, from 1),
-            `train_loss`, `val_loss`, `val_accuracy`, `val_mean_class_accuracy`, `lr`; also spelt with `eval_`
-            or `validation_` for `val_`, and `learning_rate` for `lr`. Missing values leave gaps.
+            `train_loss`, `val_loss`, `val_accuracy`, `val_mean_class_accuracy`, `lr`; also spelt with `eval_`,
+            `validation_` or nothing for `val_`, and `learning_rate` for `lr`. The line passes over epochs without
+            a value. The last epoch whose `best` is true is circled; without any, the most accurate.
         path: image file to write.
 
     Returns:
@@ -139,11 +140,14 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
     for i, (title, found) in enumerate(drawn):
         axes = figure.add_subplot(1, len(drawn), i + 1)
         for label, values, colour in found:
-            axes.plot(epochs, values, color=colour, label=label, linewidth=1.8, **_marker(epochs))
+            known = np.isfinite(values)
+            points = np.asarray(epochs)[known], np.asarray(values)[known]
+            axes.plot(*points, color=colour, label=label, linewidth=1.8, **_marker(points[0]))
         if title == "validation accuracy":
             _percent_axis(axes)
             label, values, colour = found[0]
-            best = int(np.nanargmax(values))
+            chosen = [i for i, entry in enumerate(history) if entry.get("best") and np.isfinite(values[i])]
+            best = chosen[-1] if chosen else int(np.nanargmax(values))
             axes.scatter(
                 [epochs[best]],
                 [values[best]],
@@ -154,12 +158,10 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
                 zorder=4,
             )
             axes.set_title(
-                f"{title} (best {100 * values[best]:.2f} %, epoch {epochs[best]:g})", fontsize=10, loc="left"
+                f"{title} ({100 * values[best]:.2f} % in epoch {epochs[best]:g})", fontsize=10, loc="left"
             )
         else:
             axes.set_title(title, fontsize=10, loc="left")
-        if title == "learning rate":
-            axes.set_yscale("log" if np.nanmin(found[0][1]) > 0 else "linear")
         if len(found) > 1:
             axes.legend(frameon=False, fontsize=9)
         axes.set_xlabel("epoch")
@@ -272,6 +274,8 @@ def _marker(points: Sequence[float]) -> dict[str, Any]:
 
 def _series(history: Sequence[Mapping[str, Any]], key: str) -> list[float]:
     keys = [key, *(prefix + key[4:] for prefix in ("eval_", "validation_") if key.startswith("val_"))]
+    if key.startswith("val_") and key != "val_loss":
+        keys.append(key[4:])
     if key == "lr":
         keys.append("learning_rate")
     values = []

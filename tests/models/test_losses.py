@@ -174,6 +174,22 @@ def test_distributions_stay_as_they_are(dtype: torch.dtype) -> None:
     assert torch.equal(targets, distributions)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int64])
+def test_narrow_distributions_become_float32(dtype: torch.dtype) -> None:
+    distributions = torch.tensor([[1, 0, 0], [0, 0, 1]], dtype=dtype)
+    targets = one_hot_targets(distributions, 3)
+    assert targets.dtype == torch.float32
+    assert targets.tolist() == one_hot_rows([0, 2], 3)
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (4, 2), (4, 4), (4, 3, 1), ()])
+def test_labels_of_another_shape_are_an_error(shape: tuple[int, ...]) -> None:
+    """Ids as a column would broadcast without a word."""
+    for dtype in (torch.int64, torch.float32):
+        with pytest.raises(ValueError, match=r"labels must be \(B,\) class ids or \(B, 3\) distributions, got shape"):
+            one_hot_targets(torch.zeros(shape, dtype=dtype), 3)
+
+
 @pytest.mark.parametrize("label", [3, -1])
 def test_an_id_without_a_class_is_an_error(label: int) -> None:
     with pytest.raises((RuntimeError, ValueError, IndexError)):

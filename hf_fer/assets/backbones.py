@@ -1,0 +1,103 @@
+"""Feature extractors with one interface: (B, C_in, H, W) images -> list of (B, C, H', W') maps, last the deepest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Backbone(nn.Module):
+    """A timm network cut down to its feature maps.
+
+    Attributes:
+        num_features: channels of the last map.
+    """
+
+    def __init__(self, body: nn.Module, num_features: int) -> None:
+        super().__init__()
+        self.body = body
+        self.num_features = num_features
+
+        self.channels_last_maps = getattr(body, "output_fmt", None) == "NHWC"  # Swin
+
+    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+        maps = self.body(pixel_values)
+        return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last_maps else list(maps)
+
+
+def create_backbone(
+    name: str,
+    in_chans: int = 3,
+    image_size: int | None = None,
+    stem_pool: bool = True,
+    **kwargs: Any,
+) -> Backbone:
+    """Builds any timm CNN or hierarchical transformer by name, with timm's own fresh initialisation.
+
+    Nothing is downloaded: pretrained weights are loaded after construction.
+
+    Args:
+        name: a timm model name.
+        in_chans: channels of the images.
+        image_size: side in px, for architectures whose shape depends on it (Swin and other transformers).
+        stem_pool: False drops the max-pooling after the stem, which would leave too little of a face under
+            64 px (ResNet-like networks).
+        **kwargs: timm model arguments, such as `layers` and `channels` of a ResNet.
+
+    Raises:
+        ValueError: timm has no such model, it gives no feature maps, or it has no stem pooling to drop.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:5]
+        hint = f", such as {', '.join(near)}" if near else "; see timm.list_models()"
+        raise ValueError(f"backbone {name!r} is not a timm model: give the name of one{hint}")
+    body, error = None, None
+    # Transformers want to know the image size; CNNs do not take the argument.
+    for extra in ({"img_size": image_size}, {}):
+        try:
+            body = timm.create_model(
+                name, pretrained=False, features_only=True, out_indices=(-1,), in_chans=in_chans, **extra, **kwargs
+            )
+            break
+        except (TypeError, RuntimeError, AttributeError) as e:
+            error = e
+    if body is None:
+        raise ValueError(f"backbone {name!r} cannot be built as a feature extractor by timm: {error}") from error
+    if not stem_pool:
+        if not isinstance(getattr(body, "maxpool", None), nn.Module):
+            raise ValueError(f"stem_pool=False, but backbone {name!r} has no stem pooling to drop")
+        body.maxpool = nn.Identity()
+    _make_buffers_persistent(body)
+    return Backbone(body, body.feature_info.channels()[-1])
+
+
+def _make_buffers_persistent(module: nn.Module) -> None:
+    # from_pretrained builds on the meta device and fills only what the checkpoint holds: a buffer that is
+    # not saved (Swin's attention masks) would come back as garbage.
+    for child in module.modules():
+        child._non_persistent_buffers_set.clear()
+
+
+def keep_own_initialization(module: nn.Module) -> None:
+    """Tells transformers' `post_init` that the weights of `module` are as they should be.
+
+    The flag sits on the tensors, not on the modules: a weight that a checkpoint lacks is a new tensor
+    without it, so `_init_weights` still gets to see, and must fill, the modules that own such tensors.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor._is_hf_initialized = True
+
+
+def reset_missing_weights(module: nn.Module) -> None:
+    """For `_init_weights`: gives the tensors of a backbone module that no checkpoint filled their defaults."""
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    if any(not getattr(tensor, "_is_hf_initialized", False) for tensor in own) and hasattr(module, "reset_parameters"):
+        kept = [(t, t.detach().clone()) for t in own if getattr(t, "_is_hf_initialized", False)]
+        module.reset_parameters()
+        with torch.no_grad():
+            for tensor, value in kept:
+                tensor.copy_(value)
