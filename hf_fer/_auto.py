@@ -50,20 +50,25 @@ class _AfterImport(importlib.abc.MetaPathFinder):
     """Calls `callback` once, right after the module called `name` has been executed."""
 
     def __init__(self, name: str, callback: Callable[[], None]) -> None:
-        self.name, self.callback = name, callback
+        self.name, self.callback, self.searching = name, callback, False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != self.name or self not in sys.meta_path:
+        if fullname != self.name or self.searching:
             return None
-        sys.meta_path.remove(self)  # the real finders answer the look-up below
-        spec = importlib.util.find_spec(fullname)
+        self.searching = True  # the real finders answer the look-up below
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self.searching = False
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
                 execute(module)
+                if self in sys.meta_path:  # not sooner: a look-up need not end in an import
+                    sys.meta_path.remove(self)
                 self.callback()
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]

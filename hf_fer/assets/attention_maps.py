@@ -33,7 +33,7 @@ def rebalanced_attention_consistency(
     weighting: str = "inside",
     realign: Callable[[Tensor], Tensor] = flip_maps,
 ) -> Tensor:
-    """RAC, `l = 1/(KHW) Σ (B·A − Flip(B·Ã))²` (MEK Eqs. 3–4).
+    """RAC, `l = 1/(KHW) Σ (B·A − Flip(B·Ã))²` (MEK Eqs. 3, 5).
 
     Args:
         attn: (B, K, H, W), maps of the images.

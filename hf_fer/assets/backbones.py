@@ -87,17 +87,27 @@ def keep_own_initialization(module: nn.Module) -> None:
 
     The flag sits on the tensors, not on the modules: a weight that a checkpoint lacks is a new tensor
     without it, so `_init_weights` still gets to see, and must fill, the modules that own such tensors.
+    The meta tensors of which `from_pretrained` builds the model get no flag: one that the checkpoint lacks
+    would pass for loaded, and stay without values and without a word.
     """
     for tensor in (*module.parameters(), *module.buffers()):
-        tensor._is_hf_initialized = True
+        if not tensor.is_meta:
+            tensor._is_hf_initialized = True
 
 
 def reset_missing_weights(module: nn.Module) -> None:
     """For `_init_weights`: gives the tensors of a backbone module that no checkpoint filled their defaults."""
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-    if any(not getattr(tensor, "_is_hf_initialized", False) for tensor in own) and hasattr(module, "reset_parameters"):
-        kept = [(t, t.detach().clone()) for t in own if getattr(t, "_is_hf_initialized", False)]
-        module.reset_parameters()
-        with torch.no_grad():
-            for tensor, value in kept:
-                tensor.copy_(value)
+    missing = [t for t in own if not getattr(t, "_is_hf_initialized", False)]
+    kept = [(t, t.detach().clone()) for t in own if getattr(t, "_is_hf_initialized", False)]
+    if not missing:
+        return
+    with torch.no_grad():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+            module._non_persistent_buffers_set.clear()  # Swin registers its mask anew
+        else:  # layer scales, position embeddings
+            for tensor in missing:
+                tensor.normal_(std=0.02) if tensor.is_floating_point() else tensor.zero_()
+        for tensor, value in kept:
+            tensor.copy_(value)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 
 class MEKConfig(PreTrainedConfig):
@@ -63,6 +67,18 @@ class MEKConfig(PreTrainedConfig):
     transform: str = "flip"
     transform_strength: float = 0.8
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As its base, but overrides are validated with the rest, and counts of labels that are gone are dropped."""
+        own = {*cls.__annotations__, "id2label", "label2id"}
+        given = {name: kwargs.pop(name) for name in [*kwargs] if name in own}
+        counts, labels = config_dict.get("class_counts"), given.get("id2label")
+        num_labels = kwargs.get("num_labels", len(labels) if labels is not None else None)
+        if counts is not None and "class_counts" not in given and num_labels not in (None, len(counts)):
+            logger.warning(f"class_counts are of {len(counts)} labels, not {num_labels}: set to None (equal weights).")
+            given["class_counts"] = None
+        return super().from_dict({**config_dict, **given}, **kwargs)
+
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         self.validate_fields()
@@ -75,8 +91,9 @@ class MEKConfig(PreTrainedConfig):
                 raise ValueError(f"MEKConfig: {field} must be {allowed}, got {getattr(self, field)!r}")
 
         def number(value: Any) -> bool:
-            return isinstance(value, (int, float)) and not isinstance(value, bool)
+            return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
+        check("num_labels", self.num_labels >= 2, "at least 2")
         check("backbone", isinstance(self.backbone, str) and self.backbone != "", "a timm model name")
         check("backbone_kwargs", self.backbone_kwargs is None or isinstance(self.backbone_kwargs, dict), "a mapping")
         check(

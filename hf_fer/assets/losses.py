@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def effective_number_weights(class_counts: Sequence[int] | Tensor, beta: float = 0.9999) -> Tensor:
-    """Class weights by the effective number of samples, scaled to sum to K (Cui et al. 2019; MEK Eq. 5).
+    """Class weights by the effective number of samples, scaled to sum to K (Cui et al. 2019; MEK Eq. 4).
 
     `B_l = (1 − β) / (1 − β^{n_l})`. MEK prints this raw value; only the scaled one makes its smooth labels
     sum to 1, and scaling is what the class-balanced loss it cites does.
@@ -30,7 +30,7 @@ def effective_number_weights(class_counts: Sequence[int] | Tensor, beta: float =
     device = class_counts.device if isinstance(class_counts, Tensor) else torch.device("cpu")
     counts = torch.as_tensor(class_counts, dtype=torch.float64, device=device)
     if counts.ndim != 1 or counts.numel() == 0 or not bool((counts >= 1).all()):
-        raise ValueError(f"class_counts must be K counts of at least 1, got {list(class_counts)}")
+        raise ValueError(f"class_counts must be K counts of at least 1, got {class_counts!r}")
     if not 0.0 <= beta < 1.0:
         raise ValueError(f"beta must lie in [0, 1), got {beta}")
     # 1 − β^n without cancellation, also for tiny 1 − β.
@@ -40,16 +40,24 @@ def effective_number_weights(class_counts: Sequence[int] | Tensor, beta: float =
 
 
 def one_hot_targets(labels: Tensor, num_classes: int) -> Tensor:
-    """Class ids (B,) or distributions (B, K) as distributions (B, K) in float32 (distributions keep their dtype)."""
-    if labels.ndim == 2:
-        return labels
-    return F.one_hot(labels, num_classes).to(torch.float32)
+    """Class ids (B,) or distributions (B, K) as distributions (B, K) in float32 (float64 stays).
+
+    Raises:
+        ValueError: `labels` has another shape.
+    """
+    if labels.ndim == 1:
+        return F.one_hot(labels, num_classes).to(torch.float32)
+    if labels.ndim != 2 or labels.shape[1] != num_classes:
+        raise ValueError(
+            f"labels must be (B,) class ids or (B, {num_classes}) distributions, got shape {tuple(labels.shape)}"
+        )
+    return labels if labels.dtype == torch.float64 else labels.to(torch.float32)
 
 
 def rebalanced_smooth_labels(
     labels: Tensor, class_weights: Tensor, alpha: float = 0.1, smooth_target: str = "all"
 ) -> Tensor:
-    """RSL, `ỹ_l = (1 − α)·T_l + α·B_l / K` (MEK Eq. 6).
+    """RSL, `ỹ_l = (1 − α)·T_l + α·B_l / K` (MEK Eq. 8).
 
     Args:
         labels: (B,) class ids, or (B, K) distributions that take the one-hot `T`'s place.
@@ -71,7 +79,8 @@ def rebalanced_smooth_labels(
         return (1 - alpha) * targets + alpha * weights / num_classes
     if smooth_target == "others":
         # Row l: how the weight B spreads when l is the target; for a distribution, the rows' mixture.
-        off_target = weights.expand(num_classes, num_classes) * (1 - torch.eye(num_classes).to(weights))
+        identity = torch.eye(num_classes, dtype=weights.dtype, device=weights.device)
+        off_target = weights.expand(num_classes, num_classes) * (1 - identity)
         spread = off_target / off_target.sum(dim=1, keepdim=True)
         return (1 - alpha) * targets + alpha * targets @ spread
     raise ValueError(f"smooth_target must be 'all' or 'others', got {smooth_target!r}")

@@ -126,7 +126,8 @@ def evaluate_model(
         revision: Hub revision of the model; the record holds the commit it resolved to.
         progress: show a progress bar on standard error.
         model_name: name for the record; default: the path or id.
-        dataset_name: name for the record where `dataset` is an object.
+        dataset_name: name for the record where `dataset` is an object, as `load_fer_dataset` gave it for that name
+            and these `options`.
         processor: image processor; default: the one saved with the model.
         reference_side: see `degrade_image`.
         restrict_to_dataset_classes: see above.
@@ -146,7 +147,7 @@ def evaluate_model(
     model, processor, path = _load_model(model_or_path, processor, revision)
     if device is None and path is not None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    described = _effective_options(dataset, options)
+    described = _effective_options(dataset if isinstance(dataset, str) else dataset_name, options)
     data, name = _load_split(dataset, dataset_name, root, split, options)
     labels, dataset_classes = _read_labels(data, name, split)
     columns, names, mapping = _match_classes(_model_classes(model), dataset_classes)
@@ -425,12 +426,12 @@ def _match_classes(
     )
 
 
-def _effective_options(dataset: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+def _effective_options(dataset: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """The given options over the loader's defaults: a record names the voting rule even where nobody did."""
     from hf_fer.data import DATASETS
 
     merged = dict(options)
-    if isinstance(dataset, str) and dataset in DATASETS:
+    if dataset in DATASETS:
         module = import_module(f"hf_fer.data.{dataset}")
         parameters = inspect.signature(getattr(module, f"load_{dataset}")).parameters.values()
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "root"}

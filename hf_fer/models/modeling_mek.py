@@ -27,6 +27,7 @@ class MEKForImageClassification(PreTrainedModel):
     main_input_name = "pixel_values"
 
     def __init__(self, config: MEKConfig) -> None:
+        config.validate_fields()  # it may have been changed since it was made
         super().__init__(config)
         self.num_labels = config.num_labels
         self.backbone = create_backbone(
@@ -38,8 +39,10 @@ class MEKForImageClassification(PreTrainedModel):
         )
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(self.backbone.num_features, config.num_labels)
-        # Follows from the config, so it is not saved; `_init_weights` fills it, after loading too.
-        self.register_buffer("class_weights", torch.empty(config.num_labels), persistent=False)
+        # Follows from the config, so it is not saved; `_init_weights` fills it, after loading too. Float32 in a
+        # half-precision model too: rounded weights would not sum to K.
+        weights = torch.empty(config.num_labels, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
         keep_own_initialization(self.backbone)
         self.post_init()
 
@@ -74,6 +77,8 @@ class MEKForImageClassification(PreTrainedModel):
             output_hidden_states: also return the backbone's last feature map.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         two_views = (
             self.training
             and labels is not None
@@ -107,7 +112,7 @@ class MEKForImageClassification(PreTrainedModel):
         return output if return_dict else output.to_tuple()
 
     def _training_loss(self, logits: Tensor, targets: Tensor, maps: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """`L = CE(z, ỹ) + CE(z̃, ỹ) + λ·l_cons` (MEK Eq. 7) with the switches of the config."""
+        """`L = CE(z, ỹ) + CE(z̃, ỹ) + λ·l_cons` (MEK Eqs. 1, 6–8) with the switches of the config."""
         config, batch = self.config, targets.shape[0]
         smooth = targets
         if config.smoothing > 0:
@@ -152,9 +157,11 @@ class MEKForImageClassification(PreTrainedModel):
 
 def _zoom(images: Tensor, factor: float) -> Tensor:
     """Zooms (B, C, H, W) about the centre; a factor under 1 shrinks and repeats the border."""
-    theta = images.new_tensor([[1 / factor, 0, 0], [0, 1 / factor, 0]]).expand(images.shape[0], 2, 3)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    # At least float32: a grid in half precision would miss by a good part of a pixel.
+    wide = images if images.dtype == torch.float64 else images.float()
+    theta = torch.eye(2, 3, dtype=wide.dtype, device=wide.device) / factor
+    grid = F.affine_grid(theta.expand(images.shape[0], 2, 3), list(images.shape), align_corners=False)
+    return F.grid_sample(wide, grid, padding_mode="border", align_corners=False).to(images.dtype)
 
 
 __all__ = ["MEKForImageClassification"]

@@ -100,7 +100,7 @@ def run_recipe(model_class: type, recipe: Recipe) -> Path:
     if recipe.tracker != "none":
         accelerator.end_training()
     if accelerator.is_main_process:
-        _finish(model, recipe, progress, history, accelerator.num_processes, folder)
+        _finish(model, recipe, progress, history, splits[recipe.test_split], accelerator.num_processes, folder)
     accelerator.wait_for_everyone()
     return folder
 
@@ -162,7 +162,13 @@ def _save_weights(model: torch.nn.Module, path: Path) -> None:
 
 
 def _finish(
-    model: Any, recipe: Recipe, progress: Progress, history: list[dict[str, Any]], processes: int, folder: Path
+    model: Any,
+    recipe: Recipe,
+    progress: Progress,
+    history: list[dict[str, Any]],
+    test: Any,
+    processes: int,
+    folder: Path,
 ) -> None:
     """Reports the last and the selected epoch on the test split, and writes everything there is to push."""
     from safetensors.torch import load_file
@@ -174,14 +180,14 @@ def _finish(
     def record(model: Any) -> dict[str, Any]:
         return evaluate_model(
             model,
-            recipe.dataset,
-            root=recipe.data_root,
+            test,
             split=recipe.test_split,
             resolutions=recipe.eval_resolutions,
             options=recipe.dataset_options,
             batch_size=recipe.eval_batch_size,
             processor=processor,
             model_name=folder.name,
+            dataset_name=recipe.dataset,
         )
 
     last = record(model)
