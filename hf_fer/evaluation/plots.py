@@ -157,9 +157,7 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[st
                 linewidths=1.6,
                 zorder=4,
             )
-            axes.set_title(
-                f"{title} ({100 * values[best]:.2f} % in epoch {epochs[best]:g})", fontsize=10, loc="left"
-            )
+            axes.set_title(f"{title} ({100 * values[best]:.2f} % in epoch {epochs[best]:g})", fontsize=10, loc="left")
         else:
             axes.set_title(title, fontsize=10, loc="left")
         if len(found) > 1:

@@ -97,11 +97,10 @@ def run_recipe(model_class: type, recipe: Recipe) -> Path:
         folder,
         on_best=lambda best: _save_weights(best, folder / _BEST),
     )
-    if recipe.tracker != "none":
-        accelerator.end_training()
     if accelerator.is_main_process:
         _finish(model, recipe, progress, history, splits[recipe.test_split], accelerator.num_processes, folder)
     accelerator.wait_for_everyone()
+    accelerator.end_training()  # closes the tracker and the process group, so nothing may come after it
     return folder
 
 
