@@ -16,19 +16,19 @@ _PREFIX = "step-"
 def save_checkpoint(accelerator: Any, folder: Path, progress: dict[str, Any], keep: int) -> Path:
     """Writes `folder/step-00000123` under a temporary name, renames it, and drops the oldest beyond `keep`.
 
-    Every process calls it. `progress` (JSON) holds `update`, from which the name comes.
+    Every process calls it, once for an update. `progress` (JSON) holds `update`, from which the name comes.
     """
     final = folder / f"{_PREFIX}{progress['update']:08d}"
     temporary = folder / f".writing-{final.name}"
     if accelerator.is_main_process:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for cut_short in folder.glob(".writing-*"):
+            shutil.rmtree(cut_short)
         temporary.mkdir(parents=True)
     accelerator.wait_for_everyone()
     accelerator.save_state(str(temporary))
     if accelerator.is_main_process:
         (temporary / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
         _sync(temporary)
-        shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         for old in list_checkpoints(folder)[:-keep]:
             shutil.rmtree(old)

@@ -139,7 +139,8 @@ def fit(
                     ema.update(accelerator.unwrap_model(wrapped), step=progress.update)
                 if progress.update % recipe.log_every == 0:
                     monitor.report(progress, recipe.learning_rate * rate)
-                if recipe.checkpoint_every and progress.update % recipe.checkpoint_every == 0:
+                due = recipe.checkpoint_every and progress.update % recipe.checkpoint_every == 0
+                if due and progress.step < steps:  # the end of the epoch writes one of its own
                     monitor.report(progress, recipe.learning_rate * rate)  # never save what a NaN went through
                     checkpoint()
         monitor.report(progress, recipe.learning_rate * rate)

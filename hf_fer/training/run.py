@@ -208,7 +208,8 @@ def _finish(
     from ..hub.card import write_card
 
     write_card(folder)
-    (folder / _BEST).unlink()
+    for done_with in (folder / _BEST, *folder.glob(".writing-*")):  # the latter: cut short by a kill
+        done_with.unlink()
     headline = selected["resolutions"]["1"]
     print(
         f"Epoch {progress.best_epoch} selected on validation; {recipe.test_split} accuracy {headline['accuracy']:.4f}, "
