@@ -63,7 +63,7 @@ def create_backbone(
                 name, pretrained=False, features_only=True, out_indices=(-1,), in_chans=in_chans, **extra, **kwargs
             )
             break
-        except (TypeError, RuntimeError, AttributeError) as e:
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as e:
             error = e
     if body is None:
         raise ValueError(f"backbone {name!r} cannot be built as a feature extractor by timm: {error}") from error

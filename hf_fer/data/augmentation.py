@@ -25,7 +25,7 @@ class Augmentation:
         contrast: largest change of the contrast about the image's mean.
         erasing: probability of erasing a rectangle of 2–25 % of the image (random erasing, Zhong et al. 2020).
         degrade: probability of a resolution degradation (down and up, bicubic).
-        degrade_max: largest down-sampling factor, at least 1.
+        degrade_max: largest down-sampling factor, at least 1, counted from the side the image came with.
         degrade_law: the factor's distribution, "log_uniform", or "uniform" as in HSAC.
     """
 
@@ -54,11 +54,12 @@ class BatchAugmenter:
         self.augmentation, self.size, self.device = augmentation, size, torch.device(device)
         self.degrader = BatchDegrader(size, device) if augmentation.degrade > 0 else None
 
-    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, images: Tensor, generator: Generator, sides: Tensor | None = None) -> Tensor:
         """
         Args:
             images: (B, C, size, size) float, values 0–255.
             generator: a CPU generator; the same state gives the same batch.
+            sides: (B,) int64, the sides in px the images had before they were brought to `size`; None: `size`.
 
         Returns:
             (B, C, size, size) float, values 0–255.
@@ -94,8 +95,8 @@ class BatchAugmenter:
                 factor = torch.exp(factor * math.log(a.degrade_max))
             else:
                 factor = 1 + factor * (a.degrade_max - 1)
-            factor = torch.where(degraded, factor, 1.0)
-            images = self.degrader(images, (self.size / factor).round().long().clamp(1, self.size))
+            side = ((self.size if sides is None else sides) / factor).round().long().clamp(1, self.size)
+            images = self.degrader(images, torch.where(degraded, side, self.size))
         if a.erasing:
             height = (area * aspect).sqrt().clamp(max=1) * self.size
             width = (area / aspect).sqrt().clamp(max=1) * self.size

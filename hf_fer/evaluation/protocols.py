@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hf_fer.data.images import to_rgb
 from hf_fer.errors import FerError
 from hf_fer.evaluation.fer_metrics.scores import bootstrap_ci95, score_predictions
 from hf_fer.evaluation.resolution import degrade_image
@@ -208,7 +209,6 @@ def evaluate_model(
 # Running the model
 
 
-@torch.inference_mode()
 def _probabilities_by_factor(
     model: torch.nn.Module,
     processor: Any,
@@ -242,7 +242,10 @@ def _probabilities_by_factor(
             for chunk, factor in zip(chunks, factors, strict=True):
                 views = [degrade_image(face, factor, reference_side=reference_side) for face in faces]
                 pixels = processor(images=views, return_tensors="pt")["pixel_values"]
-                logits = model(pixel_values=pixels.to(parameter.device, parameter.dtype)).logits.double()
+                # Around the forward pass alone: what is made in inference mode, a moved model's buffers say,
+                # could not be trained on afterwards.
+                with torch.inference_mode():
+                    logits = model(pixel_values=pixels.to(parameter.device, parameter.dtype)).logits.double()
                 chunk.append(logits.softmax(dim=-1).cpu().numpy())
                 finite = np.isfinite(chunk[-1]).all(axis=1)
                 if not finite.all():
@@ -274,7 +277,7 @@ def _as_rgb(image: Any, row: int) -> Image.Image:
             f"Image {row} is a {type(image).__name__}, not a PIL image; cast the column with "
             f"`cast_column('image', Image())`."
         )
-    return image.convert("RGB")
+    return to_rgb(image)
 
 
 def _check_factors(resolutions: Sequence[float]) -> list[float]:

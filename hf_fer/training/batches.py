@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..data.images import to_rgb
 from ..errors import FerError
 
 
@@ -23,7 +24,9 @@ def derive_seed(*parts: int | str) -> int:
 
 def image_to_array(image: Image.Image, size: int, channels: int) -> np.ndarray:
     """A PIL image as (channels, size, size) uint8, resized bicubically where it has another size."""
-    image = image.convert("L" if channels == 1 else "RGB")
+    image = to_rgb(image)
+    if channels == 1:
+        image = image.convert("L")
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC)
     array = np.asarray(image)
@@ -49,18 +52,23 @@ class FaceImages(Dataset):
         self, split: Any, targets: Tensor, size: int, channels: int, in_memory: bool = True, progress: bool = False
     ) -> None:
         self.split, self.targets, self.size, self.channels = split, targets, size, channels
-        self.images: Tensor | None = None
+        self.labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
+        self.cache: tuple[Tensor, Tensor] | None = None
         if in_memory:
             from tqdm import tqdm
 
             images = np.empty((len(split), channels, size, size), np.uint8)
+            sides = np.empty(len(split), np.int64)
             for row in tqdm(range(len(split)), desc="decoding", unit="img", disable=not progress, leave=False):
-                images[row] = self._decode(row)
-            self.images = torch.from_numpy(images)
+                images[row], sides[row] = self._decode(row)
+            self.cache = torch.from_numpy(images), torch.from_numpy(sides)
 
-    def _decode(self, row: int) -> np.ndarray:
+    def _decode(self, row: int) -> tuple[np.ndarray, int]:
         try:
-            return image_to_array(self.split[row]["image"], self.size, self.channels)
+            image = self.split[row]["image"]
+            if image is None:
+                raise ValueError("there is none")
+            return image_to_array(image, self.size, self.channels), min(image.size)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise FerError(
                 f"Row {row} of the {self.split.split or 'given'} split holds an image that cannot be decoded "
@@ -71,13 +79,20 @@ class FaceImages(Dataset):
         return len(self.targets)
 
     def __getitems__(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """A batch: `images` (B, channels, size, size) uint8, `targets`, `rows` (B,) int64."""
+        """A batch.
+
+        Returns:
+            `images` (B, channels, size, size) uint8, `sides` (B,) int64 (the shorter side each came with, px),
+            `targets` (B,) or (B, K), `rows` (B,) int64.
+        """
         index = torch.as_tensor(rows)
-        if self.images is not None:
-            images = self.images[index]
+        if self.cache is not None:
+            images, sides = (part[index] for part in self.cache)
         else:
-            images = torch.from_numpy(np.stack([self._decode(int(row)) for row in rows]))
-        return {"images": images, "targets": self.targets[index], "rows": index}
+            decoded = [self._decode(int(row)) for row in rows]
+            images = torch.from_numpy(np.stack([image for image, _ in decoded]))
+            sides = torch.tensor([side for _, side in decoded])
+        return {"images": images, "sides": sides, "targets": self.targets[index], "rows": index}
 
     def __getitem__(self, row: int) -> dict[str, Tensor]:
         return {name: value[0] for name, value in self.__getitems__([row]).items()}

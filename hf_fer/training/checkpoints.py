@@ -26,6 +26,7 @@ def save_checkpoint(accelerator: Any, folder: Path, progress: dict[str, Any], ke
         temporary.mkdir(parents=True)
     accelerator.wait_for_everyone()
     accelerator.save_state(str(temporary))
+    accelerator.wait_for_everyone()  # save_state does not wait for the slowest
     if accelerator.is_main_process:
         (temporary / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
         _sync(temporary)
@@ -56,6 +57,8 @@ def load_checkpoint(accelerator: Any, folder: Path) -> dict[str, Any]:
 
 def _sync(folder: Path) -> None:
     # The rename must not reach the disk before the contents: a power cut would leave a hollow checkpoint.
+    if os.name == "nt":  # where a folder cannot be opened
+        return
     for path in (*(p for p in folder.rglob("*") if p.is_file()), folder):
         descriptor = os.open(path, os.O_RDONLY)
         try:

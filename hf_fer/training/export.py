@@ -36,8 +36,7 @@ def save_release(model: Any, processor: Any, folder: Path, half_precision: bool 
     """
     type(model.config).register_for_auto_class()
     type(model).register_for_auto_class("AutoModelForImageClassification")
-    model = model.to("cpu")
-    state = {k: v.contiguous() for k, v in model.state_dict().items()}
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     if half_precision:
         state = {k: v.to(torch.float16) if v.ndim > 1 and v.dtype == torch.float32 else v for k, v in state.items()}
     model.save_pretrained(folder, state_dict=state)

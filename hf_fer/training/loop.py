@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def fit(
         FerError: a loss is not finite (the sentence says at which step, for which images, and which part).
     """
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
-    labels = train.targets if train.targets.ndim == 1 else train.targets.argmax(dim=1)
+    labels = train.labels
 
     def batches_from(epoch: int, first_step: int) -> EpochBatches:
         return EpochBatches(
@@ -90,16 +90,29 @@ def fit(
     ema = _build_ema(model, recipe, device)
     if ema is not None:
         accelerator.register_for_checkpointing(ema)
+    # `model` stays the bare network: what is averaged, validated and saved. `wrapped` is what trains.
     wrapped, optimizer = accelerator.prepare(torch.compile(model) if recipe.compile else model, optimizer)
+    evaluated = model if ema is None else ema.module
     augment = BatchAugmenter(recipe, train.size, device)
 
     progress, history = Progress(), []
-    if recipe.resume:
-        vars(progress).update(load_checkpoint(accelerator, folder / "checkpoints"))
-        history = _read_history(folder / "metrics.jsonl", progress.epoch, rewrite=accelerator.is_main_process)
+    # What a resumed run must share with the one before it, and no recipe says.
+    setup = {"processes": world, "steps_per_epoch": steps, "mixed_precision": accelerator.mixed_precision}
 
     def checkpoint() -> None:
-        save_checkpoint(accelerator, folder / "checkpoints", dict(vars(progress)), recipe.keep_checkpoints)
+        state = {"update": progress.update, "progress": vars(progress), "history": history, "setup": setup}
+        save_checkpoint(accelerator, folder / "checkpoints", state, recipe.keep_checkpoints)
+
+    if recipe.resume:
+        state = load_checkpoint(accelerator, folder / "checkpoints")
+        if state["setup"] != setup:
+            raise FerError(f"Cannot resume: the run was made with {state['setup']}, this is {setup}; launch it alike.")
+        vars(progress).update(state["progress"])
+        history += state["history"]
+        if accelerator.is_main_process:  # drop what was written after the checkpoint
+            (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history), "utf-8")
+    else:
+        checkpoint()  # so that there is something to resume from the first step on
 
     while progress.epoch < recipe.epochs:
         batches = batches_from(progress.epoch, progress.step)
@@ -107,7 +120,7 @@ def fit(
         monitor = _Monitor(accelerator, recipe, progress.epoch, steps)
         monitor.bar.update(progress.step)
         wrapped.train()
-        for batch in loader:
+        for batch in _in_one_sentence(loader):
             # The randomness of a step is a function of its position alone, so a resumed run needs no
             # random state and repeats the uninterrupted one exactly.
             seed = derive_seed("step", recipe.seed, progress.epoch, progress.step, rank)
@@ -115,7 +128,7 @@ def fit(
             generator = torch.Generator().manual_seed(seed)
             with torch.no_grad():
                 images = batch["images"].to(device, non_blocking=True).float()
-                images = normalize(augment(images, generator))
+                images = normalize(augment(images, generator, batch["sides"]))
                 if recipe.channels_last:
                     images = images.contiguous(memory_format=torch.channels_last)
                 targets = batch["targets"].to(device, non_blocking=True)
@@ -136,7 +149,7 @@ def fit(
             if accelerator.sync_gradients:
                 progress.update += 1
                 if ema is not None:
-                    ema.update(accelerator.unwrap_model(wrapped), step=progress.update)
+                    ema.update(model, step=progress.update)
                 if progress.update % recipe.log_every == 0:
                     monitor.report(progress, recipe.learning_rate * rate)
                 due = recipe.checkpoint_every and progress.update % recipe.checkpoint_every == 0
@@ -146,7 +159,6 @@ def fit(
         monitor.report(progress, recipe.learning_rate * rate)
         monitor.bar.close()
 
-        evaluated = ema.module if ema is not None else accelerator.unwrap_model(wrapped)
         row = {
             "epoch": progress.epoch + 1,
             "update": progress.update,
@@ -169,7 +181,15 @@ def fit(
             _print_row(row, header=len(history) == 1)
         progress.next_epoch()
         checkpoint()
-    return ema.module if ema is not None else accelerator.unwrap_model(wrapped), progress, history
+    # Reports are made in float32: take off the autocast that mixed precision put around `forward`.
+    return accelerator.unwrap_model(evaluated, keep_fp32_wrapper=False), progress, history
+
+
+def _in_one_sentence(loader: Iterable[Any]) -> Iterator[Any]:
+    try:
+        yield from loader
+    except FerError as error:  # a worker process sends its whole traceback, the sentence last
+        raise FerError(str(error).rstrip().splitlines()[-1].removeprefix("hf_fer.errors.FerError: ")) from error
 
 
 def normalize(images: Tensor) -> Tensor:
@@ -177,14 +197,18 @@ def normalize(images: Tensor) -> Tensor:
     return (images / 255 - IMAGE_MEAN) / IMAGE_STD
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def validate(model: nn.Module, split: FaceImages, recipe: Recipe, accelerator: Any) -> dict[str, float]:
     """Loss, accuracy and mean class accuracy of a split at each of `recipe.eval_resolutions`.
 
-    Every process takes each world-size-th image; the answers are put back together exactly.
+    Every process takes each world-size-th image; the answers are put back together exactly. The factors count
+    from the images' own sides, as in `hf_fer.evaluate_model`.
     """
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
-    labels = split.targets if split.targets.ndim == 1 else split.targets.argmax(dim=1)
+    labels = split.labels
+    if world > 1:  # batch-norm statistics are each process' own: judge those that will be saved
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
     rows = torch.arange(rank, len(split), world)
     degrader = BatchDegrader(split.size, device) if max(recipe.eval_resolutions) > 1 else None
     figures: dict[str, float] = {}
@@ -192,11 +216,10 @@ def validate(model: nn.Module, split: FaceImages, recipe: Recipe, accelerator: A
     for factor in recipe.eval_resolutions:
         parts = []
         for start in range(0, len(rows), recipe.eval_batch_size):
-            images = split.__getitems__(rows[start : start + recipe.eval_batch_size].tolist())["images"]
-            images = images.to(device).float()
+            batch = split.__getitems__(rows[start : start + recipe.eval_batch_size].tolist())
+            images = batch["images"].to(device).float()
             if factor > 1:
-                side = max(1, round(split.size / factor))
-                images = degrader(images, torch.full((len(images),), side))
+                images = degrader(images, (batch["sides"] / factor).round().long().clamp(1, split.size))
             with accelerator.autocast():
                 parts.append(model(pixel_values=normalize(images)).logits.float())
         logits = _gather_interleaved(torch.cat(parts), len(split), accelerator).cpu()
@@ -269,8 +292,8 @@ class _Monitor:
             parts = ", ".join(f"{n} = {v:.4g}" for n, v in zip(names, values[first].tolist(), strict=True))
             raise FerError(
                 f"The loss is not finite in epoch {self.epoch + 1} at step {step} ({parts}; training rows "
-                f"{self.pending[first][2].tolist()}); lower learning_rate or set gradient_clip, and resume from the "
-                "last checkpoint."
+                f"{self.pending[first][2].tolist()}); start a new output_dir with a lower learning_rate, or with "
+                "gradient_clip."
             )
         for name, total in zip(names, values.sum(dim=0).tolist(), strict=True):
             progress.sums[name] = progress.sums.get(name, 0.0) + total
@@ -279,23 +302,6 @@ class _Monitor:
         self.accelerator.log({**means, "train/learning_rate": rate}, step=progress.update)
         self.bar.set_postfix(loss=f"{values[-1, 0]:.3f}", refresh=False)
         self.pending.clear()
-
-
-def _read_history(path: Path, epochs: int, rewrite: bool) -> list[dict[str, Any]]:
-    """The rows of the epochs a resumed run keeps; what came after its checkpoint is dropped from the file."""
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break  # the line a kill cut short
-        if row["epoch"] <= epochs:
-            rows.append(row)
-    if rewrite:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return rows
 
 
 def _print_row(row: dict[str, Any], header: bool) -> None:

@@ -32,7 +32,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> t
     for group in settings:
         group["base_lr"] = group["lr"]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(settings, momentum=recipe.momentum, nesterov=True)
+        return torch.optim.SGD(settings, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
     return kind(settings, betas=(recipe.momentum, recipe.beta2), fused=device.type in ("cpu", "cuda"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -47,7 +48,8 @@ class Recipe(Augmentation):
         cpu_threads: threads of each process; null shares the cores out among the processes (`accelerate launch`
             alone would leave every process one). Sums depend on it in their last bit.
         seed: of initialisation, order, augmentation and dropout.
-        eval_resolutions: down-sampling factors of the validation and test reports.
+        eval_resolutions: down-sampling factors of the validation and test reports, the first of them 1; they count
+            from the images' own sides.
         select_by: which validation figure picks the best epoch: "accuracy" or "mean_class_accuracy", at
             factor 1 or, with the suffix "_over_resolutions", averaged over `eval_resolutions`.
         eval_batch_size: images per evaluation batch.
@@ -137,7 +139,7 @@ class Recipe(Augmentation):
         for name, bound in (*at_least.items(), *((n, 0) for n in not_negative)):
             self._check(name, getattr(self, name) >= bound, f"at least {bound}")
         for name in positive:
-            self._check(name, getattr(self, name) > 0, "positive")
+            self._check(name, 0 < getattr(self, name) < math.inf, "positive")
         for name in shares:
             self._check(name, 0 <= getattr(self, name) <= 1, "in [0, 1]")
         for name in below_one:
@@ -146,7 +148,10 @@ class Recipe(Augmentation):
         self._check("dataset", self.dataset != "", "the name of a dataset")
         self._check("output_dir", self.output_dir != "", "a folder")
         factors = self.eval_resolutions
-        self._check("eval_resolutions", bool(factors) and min(factors) == 1, "a list of factors that starts at 1")
+        different = len({f"{factor:g}" for factor in factors}) == len(factors) > 0
+        valid = different and factors[0] == 1 and all(1 <= factor < math.inf for factor in factors)
+        self._check("eval_resolutions", valid, "different factors of at least 1, the first of them 1")
+        self._check("cpu_threads", self.cpu_threads is None or self.cpu_threads >= 1, "at least 1, or null")
 
     def _check(self, name: str, valid: bool, allowed: str) -> None:
         if not valid:
@@ -159,6 +164,8 @@ class Recipe(Augmentation):
         flat = dataclasses.asdict(self)
         for place in ("output_dir", "data_root", "resume"):
             del flat[place]
+        private = ("cache_dir", "token")  # a run folder is there to be pushed
+        flat["dataset_options"] = {k: v for k, v in flat["dataset_options"].items() if k not in private}
         flat.update(flat.pop("model"))
         return yaml.safe_dump(flat, sort_keys=True, allow_unicode=True)
 

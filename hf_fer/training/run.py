@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
+import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from torch import Tensor
 
 from ..data import load_fer_dataset
 from ..errors import FerError
-from .batches import FaceImages
+from .batches import EpochBatches, FaceImages
 from .checkpoints import list_checkpoints
 from .export import build_processor, save_release
 from .loop import Progress, fit
@@ -22,7 +25,7 @@ from .recipe import Recipe
 # What may differ between a run and its continuation without changing a weight.
 _FREE_ON_RESUME = {
     "num_workers", "in_memory", "log_every", "tracker", "eval_batch_size", "keep_checkpoints", "checkpoint_every",
-    "cpu_threads", "half_precision_export",
+    "half_precision_export",
 }  # fmt: skip
 _BEST = "best.safetensors"
 _MEMORY = 4 * 2**30  # bytes of decoded images a split may take before it is decoded at every visit instead
@@ -32,7 +35,7 @@ def run_recipe(model_class: type, recipe: Recipe) -> Path:
     """Runs a recipe to its end and returns the run folder.
 
     The folder then holds the selected model with its processor and card, `recipe.yaml`, `metrics.jsonl`,
-    `report.json`, the plots, TensorBoard logs and the newest checkpoints.
+    `report.json`, the plots and the tracker's logs; the checkpoints to resume from are gone.
 
     Args:
         model_class: one of the package's `...ForImageClassification`.
@@ -42,7 +45,7 @@ def run_recipe(model_class: type, recipe: Recipe) -> Path:
         FerError: anything wrong with recipe, data or run folder.
     """
     from accelerate import Accelerator
-    from accelerate.utils import ProjectConfiguration
+    from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 
     folder = Path(recipe.output_dir)
     _check_folder(folder, recipe)
@@ -52,17 +55,30 @@ def run_recipe(model_class: type, recipe: Recipe) -> Path:
             gradient_accumulation_steps=recipe.gradient_accumulation,
             log_with=None if recipe.tracker == "none" else recipe.tracker,
             project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
+            # The first process prepares the data and tests the model while the others wait.
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
         )
-    except ValueError as error:  # a tracker that is unknown or not installed, fp16 without a GPU
+    except ValueError as error:  # an unknown tracker, fp16 without a GPU
         raise FerError(f"Accelerate cannot run this recipe: {error}") from error
+    if recipe.tracker != "none" and not accelerator.log_with:
+        raise FerError(f"Tracker {recipe.tracker} is not installed; install it, or choose another (or none).")
+    if accelerator.gradient_accumulation_steps != recipe.gradient_accumulation:
+        raise FerError(
+            f"The launcher sets gradient accumulation to {accelerator.gradient_accumulation_steps}, the recipe to "
+            f"{recipe.gradient_accumulation}; set it in the recipe alone."
+        )
     if accelerator.device.type == "cpu":
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(recipe.cpu_threads or max(1, len(os.sched_getaffinity(0)) // here))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(recipe.cpu_threads or max(1, cores // here))
     with accelerator.main_process_first():  # one process fills the datasets cache, the others read it
         splits = load_fer_dataset(recipe.dataset, recipe.data_root, **recipe.dataset_options)
-    for name in (recipe.train_split, recipe.validation_split, recipe.test_split):
+    world = accelerator.num_processes
+    for name, least in ((recipe.train_split, 1), (recipe.validation_split, world), (recipe.test_split, 1)):
         if name not in splits:
             raise FerError(f"Dataset {recipe.dataset} has no split {name!r}; it has {', '.join(splits)}.")
+        if len(splits[name]) < least:
+            raise FerError(f"Split {name!r} of {recipe.dataset} has {len(splits[name])} images; it needs {least}.")
     torch.manual_seed(recipe.seed)
     try:
         config = _build_config(model_class.config_class, recipe, splits[recipe.train_split])
@@ -82,6 +98,9 @@ def run_recipe(model_class: type, recipe: Recipe) -> Path:
         )
 
     train, validation = images(recipe.train_split, recipe.soft_targets), images(recipe.validation_split, False)
+    EpochBatches(  # raises if there are too few images
+        train.labels, recipe.batch_size, recipe.seed, 0, world_size=world, multiple_of=recipe.gradient_accumulation
+    )
     # Only now: a recipe that fails before leaves no folder behind that would be in the corrected one's way.
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +117,7 @@ def run_recipe(model_class: type, recipe: Recipe) -> Path:
         on_best=lambda best: _save_weights(best, folder / _BEST),
     )
     if accelerator.is_main_process:
-        _finish(model, recipe, progress, history, splits[recipe.test_split], accelerator.num_processes, folder)
+        _finish(model, recipe, progress, history, splits[recipe.test_split], accelerator, folder)
     accelerator.wait_for_everyone()
     accelerator.end_training()  # closes the tracker and the process group, so nothing may come after it
     return folder
@@ -111,10 +130,10 @@ def _check_folder(folder: Path, recipe: Recipe) -> None:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise FerError(f"Output folder {folder} is not empty; choose a new output_dir, or --resume to go on there.")
         return
-    if not list_checkpoints(folder / "checkpoints"):
-        raise FerError(f"Nothing to resume: {folder} holds no whole checkpoint; start without --resume.")
     if (folder / "report.json").is_file() and not (folder / _BEST).is_file():
         raise FerError(f"The run in {folder} is finished; there is nothing to resume.")
+    if not list_checkpoints(folder / "checkpoints"):
+        raise FerError(f"Nothing to resume: {folder} holds no whole checkpoint; start without --resume.")
     try:
         before = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
@@ -136,7 +155,11 @@ def _build_config(config_class: type, recipe: Recipe, train: Any) -> Any:
         **recipe.model,
     }
     if "class_counts" in {f.name for f in dataclasses.fields(config_class)} and values.get("class_counts") is None:
-        values["class_counts"] = torch.bincount(torch.tensor(train["label"][:]), minlength=len(names)).tolist()
+        counts = torch.bincount(torch.tensor(train["label"][:]), minlength=len(names))
+        absent = ", ".join(name for name, count in zip(names, counts.tolist(), strict=True) if count == 0)
+        if absent:
+            print(f"warning: no training image of {absent}; class weights count each as one image", file=sys.stderr)
+        values["class_counts"] = counts.clamp(min=1).tolist()
     return config_class(**values)
 
 
@@ -166,7 +189,7 @@ def _finish(
     progress: Progress,
     history: list[dict[str, Any]],
     test: Any,
-    processes: int,
+    accelerator: Any,
     folder: Path,
 ) -> None:
     """Reports the last and the selected epoch on the test split, and writes everything there is to push."""
@@ -184,6 +207,7 @@ def _finish(
             resolutions=recipe.eval_resolutions,
             options=recipe.dataset_options,
             batch_size=recipe.eval_batch_size,
+            device=accelerator.device,
             processor=processor,
             model_name=folder.name,
             dataset_name=recipe.dataset,
@@ -200,7 +224,7 @@ def _finish(
         "last": last,
         "selected_by": f"{recipe.select_by} on the {recipe.validation_split} split",
         "validation": history[progress.best_epoch - 1],
-        "num_processes": processes,
+        "num_processes": accelerator.num_processes,
         "train_seconds": round(sum(row["seconds"] for row in history)),
     }
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -210,6 +234,7 @@ def _finish(
     write_card(folder)
     for done_with in (folder / _BEST, *folder.glob(".writing-*")):  # the latter: cut short by a kill
         done_with.unlink()
+    shutil.rmtree(folder / "checkpoints")  # a finished run is not resumed, and what is pushed holds no pickles
     headline = selected["resolutions"]["1"]
     print(
         f"Epoch {progress.best_epoch} selected on validation; {recipe.test_split} accuracy {headline['accuracy']:.4f}, "
@@ -228,5 +253,8 @@ def _plot(history: list, record: dict[str, Any], folder: Path) -> None:
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:
-    values = dataclasses.asdict(recipe)
+    """The recipe as trackers take it, without the paths and secrets that `to_yaml` leaves out too."""
+    import yaml
+
+    values = yaml.safe_load(recipe.to_yaml())
     return {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in values.items()}

@@ -83,3 +83,11 @@ def test_degradation_follows_its_law(law: str, median: float) -> None:
     factors = 48 / seen[0].float()
     assert factors.min() >= 1 and factors.max() <= 6
     assert factors.median().item() == pytest.approx(median, rel=0.06)
+
+
+def test_the_factor_counts_from_the_side_an_image_came_with() -> None:
+    augment = BatchAugmenter(Augmentation(flip=0, degrade=1.0, degrade_max=4.0), 48)
+    seen: list[torch.Tensor] = []
+    augment.degrader = lambda images, sides: seen.append(sides) or images  # type: ignore[assignment]
+    augment(torch.zeros(500, 1, 48, 48), generator(), torch.full((500,), 24))
+    assert seen[0].min() == 6 and seen[0].max() <= 24

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -87,3 +88,23 @@ def test_a_damaged_image_is_named_by_its_row(in_memory: bool) -> None:
     split = make_split([png(1), png(2)[:40], png(3)])
     with pytest.raises(FerError, match=r"Row 1 .* cannot be decoded"):
         FaceImages(split, torch.zeros(3, dtype=torch.long), 16, 1, in_memory).__getitems__([0, 1])
+
+
+def test_a_worker_process_reports_one_sentence_too() -> None:
+    from hf_fer.training.batches import epoch_loader
+    from hf_fer.training.loop import _in_one_sentence
+
+    split = make_split([png(1), b"no image", png(3), png(4)])
+    images = FaceImages(split, torch.zeros(4, dtype=torch.long), 16, 1, in_memory=False)
+    loader = epoch_loader(images, EpochBatches(images.labels, 4, 0, 0), num_workers=1)
+    with pytest.raises(FerError, match=r"^Row 1 .*drop that row\.$"):
+        list(_in_one_sentence(loader))
+
+
+def test_images_remember_the_side_they_came_with_and_16_bit_greys_are_scaled() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((40, 30), 32896, np.uint16)).save(buffer, "PNG")
+    images = FaceImages(make_split([png(9, 12), buffer.getvalue()]), torch.zeros(2, dtype=torch.long), 16, 1)
+    batch = images.__getitems__([0, 1])
+    assert batch["sides"].tolist() == [12, 30]
+    assert batch["images"][1].unique().tolist() == [128]

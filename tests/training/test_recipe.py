@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import yaml
 
 from hf_fer import FerError, MEKConfig
-from hf_fer.training.recipe import load_recipe
+from hf_fer.training.recipe import Recipe, load_recipe, method_fields
 
 NEEDED = ["--dataset", "synthetic", "--output_dir", "run"]
 CONFIGS = sorted((Path(__file__).parents[2] / "recipes" / "configs").glob("*.yaml"))
@@ -58,7 +59,11 @@ def test_every_shipped_recipe_is_valid(path: Path) -> None:
         (["--flip", "1.5"], r"flip must be in \[0, 1\]"),
         (["--optimizer", "lion"], "optimizer must be one of adam, adamw, sgd"),
         (["--eval_resolutions", "2"], "eval_resolutions must be a list"),
-        (["--eval_resolutions", "[2, 4]"], "starts at 1"),
+        (["--eval_resolutions", "[2, 4]"], "the first of them 1"),
+        (["--eval_resolutions", "[1, 2, 2]"], "different factors"),
+        (["--eval_resolutions", "[1, .inf]"], "different factors"),
+        (["--learning_rate", ".inf"], "learning_rate must be positive"),
+        (["--cpu_threads", "-1"], "cpu_threads must be at least 1"),
         (["--soft_targets", "maybe"], "soft_targets must be true or false"),
         (["--dataset_options", "x"], "dataset_options must be a mapping"),
         (["--dataset", ""], "dataset must be"),
@@ -88,3 +93,10 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
 def test_recipe_yaml_is_flat() -> None:
     flat = yaml.safe_load(load_recipe(MEKConfig, None, [*NEEDED, "--smoothing", "0.3"]).to_yaml())
     assert flat["smoothing"] == 0.3 and "model" not in flat and "resume" not in flat
+
+
+def test_recipe_and_method_keys_do_not_collide_and_secrets_stay_out() -> None:
+    own = {field.name for field in dataclasses.fields(Recipe)}
+    assert not own & set(method_fields(MEKConfig))
+    recipe = load_recipe(MEKConfig, None, [*NEEDED, "--dataset_options={token: hf_x, cache_dir: /y, classes: 7}"])
+    assert yaml.safe_load(recipe.to_yaml())["dataset_options"] == {"classes": 7}

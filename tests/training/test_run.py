@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -78,7 +77,7 @@ def test_a_run_folder_is_complete(whole_run: Path) -> None:
     assert names <= {path.name for path in whole_run.iterdir()}
     assert list((whole_run / "logs").rglob("events.out.tfevents*"))
     assert not [p for p in whole_run.rglob("*") if p.name.startswith(".writing-")]
-    assert len(list((whole_run / "checkpoints").iterdir())) == 2
+    assert not list(whole_run.rglob("*.pkl")) and not list(whole_run.rglob("*.bin"))  # ready to push
     rows = history(whole_run)
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     report = json.loads((whole_run / "report.json").read_text())
@@ -143,12 +142,39 @@ def test_a_finished_run_is_not_resumed(whole_run: Path) -> None:
     assert "is finished" in train(*TINY, f"--output_dir={whole_run}", "--resume", expect=2).stderr
 
 
-def test_another_recipe_is_not_resumed(whole_run: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(whole_run, copy)
-    (copy / "report.json").unlink()  # as if it had been cut off at the end
-    done = train(*TINY, f"--output_dir={copy}", "--resume", "--learning_rate=1e-2", expect=2)
-    assert "learning_rate changed" in done.stderr
+def start_and_kill(folder: Path, *flags: str) -> list[str]:
+    """Starts a run and kills it once it has a checkpoint; returns the flags it had."""
+    flags = (*TINY, f"--output_dir={folder}", *flags)
+    process = subprocess.Popen(command(*flags), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list((folder / "checkpoints").glob("step-*")):
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return list(flags)
+
+
+def test_another_recipe_or_another_launch_is_not_resumed(tmp_path: Path) -> None:
+    flags = start_and_kill(tmp_path / "run")
+    assert "learning_rate changed" in train(*flags, "--resume", "--learning_rate=1e-2", expect=2).stderr
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2")
+    done = subprocess.run(
+        command(*flags, "--resume", launcher=launcher),
+        capture_output=True, text=True, env=environment(ACCELERATE_USE_CPU="true"), timeout=600,
+    )  # fmt: skip
+    assert done.returncode != 0 and "launch it alike" in done.stderr
+
+
+@pytest.mark.parametrize("flags", [["--mixed_precision=bf16", "--ema_decay=0"], ["--gradient_accumulation=2"]])
+def test_other_ways_of_training_finish_and_report_the_same_model(tmp_path: Path, flags: list[str]) -> None:
+    folder = tmp_path / "run"
+    train(
+        *TINY, f"--output_dir={folder}", *flags, "--epochs=1", "--batch_size=12", "--num_workers=1", "--in_memory=false"
+    )
+    report = json.loads((folder / "report.json").read_text())
+    # One epoch is one model; measured under autocast the two would differ by more.
+    selected, last = (report[which]["resolutions"]["1"]["nll"] for which in ("selected", "last"))
+    assert selected == pytest.approx(last, rel=1e-6)
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_rows_and_parts(tmp_path: Path) -> None:
@@ -168,6 +194,8 @@ def test_a_loss_that_is_not_finite_stops_with_step_rows_and_parts(tmp_path: Path
         (["--dataset=nothing"], "nothing"),
         (["--dataset_options={colour: red}"], "colour"),
         (["--test_split=exam"], "no split 'exam'"),
+        (["--batch_size=500"], "lower batch_size"),
+        (["--eval_resolutions=[2, 1]"], "the first of them 1"),
         (["--tracker=carrier_pigeon"], "carrier_pigeon"),
     ],
 )
@@ -176,6 +204,7 @@ def test_mistakes_end_in_one_sentence_and_status_2(tmp_path: Path, flags: list[s
     lines = [line for line in done.stderr.strip().splitlines() if line.startswith("train_mek: ")]
     assert len(lines) == 1 and said in lines[0], done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()  # or the corrected command would find the folder taken
 
 
 def test_the_synthetic_recipe_learns(tmp_path: Path) -> None:
