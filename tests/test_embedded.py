@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,18 @@ def report() -> dict:
     return json.loads((ASSETS / "report.json").read_text())
 
 
+def png_of_16_bit_colour(samples: np.ndarray) -> bytes:
+    """A PNG file of (H, W, 3) big-endian uint16 samples."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, _ = samples.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One drawn smile as every kind of file people have."""
@@ -36,6 +50,9 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     transparent = photo.convert("RGBA")
     transparent.putalpha(Image.new("L", photo.size, 255))
     wide = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
+    # Pillow has no 16-bit colour, so the PNG is put together by hand: each 8-bit sample v as v·257.
+    deep = np.asarray(photo).astype(">u2") * 257
+    (folder / "16bit_colour.png").write_bytes(png_of_16_bit_colour(deep))
     kinds = {
         "grey.png": grey,
         "colour.jpg": photo,
@@ -46,7 +63,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     for name, image in kinds.items():
         image.save(folder / name)
-    return {name: folder / name for name in kinds}
+    return {name: folder / name for name in (*kinds, "16bit_colour.png")}
 
 
 def test_it_is_small_and_carries_its_recipe_report_and_card() -> None:

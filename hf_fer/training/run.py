@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..data import load_fer_dataset
 from ..errors import FerError
+from ..labels import id2label, label2id
 from .batches import EpochBatches, FaceImages
 from .checkpoints import list_checkpoints
 from .export import build_processor, save_release
@@ -133,7 +134,7 @@ def _check_folder(folder: Path, recipe: Recipe) -> None:
     if (folder / "report.json").is_file() and not (folder / _BEST).is_file():
         raise FerError(f"The run in {folder} is finished; there is nothing to resume.")
     if not list_checkpoints(folder / "checkpoints"):
-        raise FerError(f"Nothing to resume: {folder} holds no whole checkpoint; start without --resume.")
+        raise FerError(f"Nothing to resume: {folder} holds no whole checkpoint; start anew in another output_dir.")
     try:
         before = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
@@ -150,8 +151,8 @@ def _check_folder(folder: Path, recipe: Recipe) -> None:
 def _build_config(config_class: type, recipe: Recipe, train: Any) -> Any:
     names = train.features["label"].names
     values = {
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: i for i, name in enumerate(names)},
+        "id2label": id2label(names),
+        "label2id": label2id(names),
         **recipe.model,
     }
     if "class_counts" in {f.name for f in dataclasses.fields(config_class)} and values.get("class_counts") is None:

@@ -179,7 +179,6 @@ def test_other_ways_of_training_finish_and_report_the_same_model(tmp_path: Path,
 
 def test_a_loss_that_is_not_finite_stops_with_step_rows_and_parts(tmp_path: Path) -> None:
     done = train(*TINY, f"--output_dir={tmp_path / 'nan'}", "--learning_rate=1e30", "--schedule=constant", expect=2)
-    assert len(done.stderr.strip().splitlines()[-1]) > 0
     message = done.stderr.strip().splitlines()[-1]
     assert "The loss is not finite in epoch 1 at step" in message
     assert "cross_entropy = nan" in message and "training rows [" in message
