@@ -16,7 +16,11 @@ from types import ModuleType
 
 # A new method is one line here (and two files in models/).
 METHODS: dict[str, tuple[str, str]] = {
+    "hsac": ("HSACConfig", "HSACForImageClassification"),
     "mek": ("MEKConfig", "MEKForImageClassification"),
+    "neural_resizer": ("NeuralResizerConfig", "NeuralResizerForImageClassification"),
+    "multires": ("MultiResConfig", "MultiResForImageClassification"),
+    "grefel": ("GReFELConfig", "GReFELForImageClassification"),
 }
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .._auto import METHODS, config_class
 from ..errors import FerError
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -166,6 +167,7 @@ def _context(
         "start": ", ".join(f"`{key}`: {_code(recipe[key])}" for key in starts if recipe[key]),
         "objective": objective,
         "objective_detail": detail,
+        "citation": config_class(method).citation if method in METHODS else "",
         "uses_eac": objective.startswith("EAC"),
         "class_balanced": config.get("class_weighting") == "effective_number",
         "usage": _fenced(_usage(title), "python"),
@@ -213,11 +215,9 @@ def _objective(config: Mapping[str, Any], soft: bool) -> tuple[str, str]:
     """(name of the objective, what it consists of), honest about switches that are off."""
     targets = "the vote distribution of each image" if soft else "the label of each image"
     if config["model_type"] != "mek":
-        from .. import _auto, models
-
-        names = _auto.METHODS.get(str(config["model_type"]))
-        summary = (getattr(models, names[0]).__doc__ or "").strip().splitlines()[0] if names else ""
-        return _escape(config["model_type"]), f"{summary.rstrip('.')}; it was trained on {targets}".lstrip("; ")
+        method = str(config["model_type"])
+        summary = (config_class(method).__doc__ or "").strip().splitlines()[0] if method in METHODS else ""
+        return _escape(method), f"{summary.rstrip('.')}; it was trained on {targets}".lstrip("; ")
     consistency, smoothing = config["consistency_weight"] > 0, config["smoothing"] > 0
     rebalanced, second = bool(config["rebalance_attention"]), bool(config["classify_transformed"])
     balanced = config["class_weighting"] == "effective_number"
@@ -378,12 +378,10 @@ def _percent(metrics: Mapping[str, Any], key: str) -> str:
 
 def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
     """A saved config holds only what differs from its class: this puts the rest back."""
-    from .. import _auto, models
-
-    names = _auto.METHODS.get(str(config.get("model_type")))
-    if names is None:
+    method = str(config.get("model_type"))
+    if method not in METHODS:
         return config
-    fields = dataclasses.fields(getattr(models, names[0]))
+    fields = dataclasses.fields(config_class(method))
     return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING} | config
 
 

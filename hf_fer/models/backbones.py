@@ -7,6 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .ir50 import IR50
+from .mobilefacenet import MobileFaceNet
+
+# Networks of face recognition that timm does not have.
+_FACE_BACKBONES = {"ir50": IR50, "mobilefacenet": MobileFaceNet}
+
 
 class Backbone(nn.Module):
     """A timm network cut down to its feature maps.
@@ -19,12 +25,36 @@ class Backbone(nn.Module):
         super().__init__()
         self.body = body
         self.num_features = num_features
-
         self.channels_last_maps = getattr(body, "output_fmt", None) == "NHWC"  # Swin
+        # These transformers normalise before they pool, and timm cuts the norm off together with the head.
+        cut_off = isinstance(getattr(getattr(body, "model", None), "norm", None), nn.Identity)  # ViT
+        self.norm = nn.LayerNorm(num_features) if self.channels_last_maps or cut_off else None
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
-        maps = self.body(pixel_values)
-        return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last_maps else list(maps)
+        maps = list(self.body(pixel_values))
+        if self.channels_last_maps:
+            maps = [m.permute(0, 3, 1, 2) for m in maps]
+        if self.norm is not None:
+            maps[-1] = self.norm(maps[-1].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return maps
+
+
+class PooledBackbone(nn.Module):
+    """A whole timm network up to its classifier: (B, C_in, H, W) images -> (B, num_features) embeddings.
+
+    The pooling is timm's own: the class token of ViT, DeiT, ConViT and XCiT, the average of Swin and of CNNs.
+
+    Attributes:
+        num_features: width of the embedding.
+    """
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.num_features = getattr(body, "head_hidden_size", None) or body.num_features
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.body(pixel_values)
 
 
 def create_backbone(
@@ -33,40 +63,25 @@ def create_backbone(
     image_size: int | None = None,
     stem_pool: bool = True,
     **kwargs: Any,
-) -> Backbone:
-    """Builds any timm CNN or hierarchical transformer by name, with timm's own fresh initialisation.
+) -> nn.Module:
+    """Builds any timm CNN or hierarchical transformer, IR-50 or MobileFaceNet, freshly initialised.
 
     Nothing is downloaded: pretrained weights are loaded after construction.
 
     Args:
-        name: a timm model name.
+        name: a timm model name, "ir50" or "mobilefacenet".
         in_chans: channels of the images.
         image_size: side in px, for architectures whose shape depends on it (Swin and other transformers).
         stem_pool: False drops the max-pooling after the stem, which would leave too little of a face under
             64 px (ResNet-like networks).
-        **kwargs: timm model arguments, such as `layers` and `channels` of a ResNet.
+        **kwargs: arguments of the model, such as timm's `layers` and `channels` of a ResNet.
 
     Raises:
         ValueError: timm has no such model, it gives no feature maps, or it has no stem pooling to drop.
     """
-    import timm
-
-    if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:5]
-        hint = f", such as {', '.join(near)}" if near else "; see timm.list_models()"
-        raise ValueError(f"backbone {name!r} is not a timm model: give the name of one{hint}")
-    body, error = None, None
-    # Transformers want to know the image size; CNNs do not take the argument.
-    for extra in ({"img_size": image_size}, {}):
-        try:
-            body = timm.create_model(
-                name, pretrained=False, features_only=True, out_indices=(-1,), in_chans=in_chans, **extra, **kwargs
-            )
-            break
-        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as e:
-            error = e
-    if body is None:
-        raise ValueError(f"backbone {name!r} cannot be built as a feature extractor by timm: {error}") from error
+    if name in _FACE_BACKBONES:
+        return _create_face_backbone(name, in_chans, stem_pool, kwargs)
+    body = _create_timm_model(name, image_size, features_only=True, out_indices=(-1,), in_chans=in_chans, **kwargs)
     if not stem_pool:
         if not isinstance(getattr(body, "maxpool", None), nn.Module):
             raise ValueError(f"stem_pool=False, but backbone {name!r} has no stem pooling to drop")
@@ -75,11 +90,50 @@ def create_backbone(
     return Backbone(body, body.feature_info.channels()[-1])
 
 
+def create_pooled_backbone(name: str, image_size: int | None = None, **kwargs: Any) -> PooledBackbone:
+    """As `create_backbone`, for any timm classifier, vision transformers included.
+
+    Raises:
+        ValueError: timm has no such model, or cannot build it with these arguments.
+    """
+    body = _create_timm_model(name, image_size, num_classes=0, **kwargs)
+    _make_buffers_persistent(body)
+    return PooledBackbone(body)
+
+
+def _create_timm_model(name: str, image_size: int | None, **kwargs: Any) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:5]
+        hint = f", such as {', '.join(near)}" if near else "; see timm.list_models()"
+        raise ValueError(f"backbone {name!r} is not a timm model: give the name of one{hint}")
+    error = None
+    # Transformers want to know the image size; CNNs do not take the argument.
+    for extra in ({"img_size": image_size}, {}):
+        try:
+            return timm.create_model(name, pretrained=False, **extra, **kwargs)
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as e:
+            error = e
+    what = "as a feature extractor " if kwargs.get("features_only") else ""
+    raise ValueError(f"backbone {name!r} cannot be built {what}by timm: {error}") from error
+
+
+def _create_face_backbone(name: str, in_chans: int, stem_pool: bool, kwargs: dict[str, Any]) -> nn.Module:
+    if not stem_pool:
+        raise ValueError(f"stem_pool=False, but backbone {name!r} has no stem pooling to drop")
+    try:
+        return _FACE_BACKBONES[name](in_chans=in_chans, **kwargs)
+    except TypeError as error:
+        raise ValueError(f"backbone {name!r} cannot be built with {kwargs}: {error}") from error
+
+
 def _make_buffers_persistent(module: nn.Module) -> None:
     # from_pretrained builds on the meta device and fills only what the checkpoint holds: a buffer that is
     # not saved (Swin's attention masks) would come back as garbage.
     for child in module.modules():
-        child._non_persistent_buffers_set.clear()
+        # ConViT makes `rel_indices` anew in its first forward, in another shape: no fresh model could load them.
+        child._non_persistent_buffers_set &= {"rel_indices"}
 
 
 def keep_own_initialization(module: nn.Module) -> None:
@@ -104,8 +158,9 @@ def reset_missing_weights(module: nn.Module) -> None:
         return
     with torch.no_grad():
         if hasattr(module, "reset_parameters"):
+            unsaved = {*module._non_persistent_buffers_set}
             module.reset_parameters()
-            module._non_persistent_buffers_set.clear()  # Swin registers its mask anew
+            module._non_persistent_buffers_set = unsaved  # Swin registers its mask anew
         else:  # layer scales, position embeddings
             for tensor in missing:
                 tensor.normal_(std=0.02) if tensor.is_floating_point() else tensor.zero_()

@@ -3,61 +3,32 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 from transformers import initialization as init
 
 from .attention_maps import class_activation_map, flip_maps, rebalanced_attention_consistency
-from .backbones import create_backbone, keep_own_initialization, reset_missing_weights
 from .configuration_mek import MEKConfig
 from .losses import effective_number_weights, one_hot_targets, rebalanced_smooth_labels, soft_cross_entropy
+from .modeling_base import MapClassifier
 from .modeling_outputs import FerOutput
+from .resampling import affine_sample
 
 
-class MEKForImageClassification(PreTrainedModel):
-    """Backbone, global average pooling, linear classifier; MEK is in the loss alone.
-
-    So inference costs what the backbone costs, and the class activation maps are the exact decomposition
-    of the logits (up to the bias).
-    """
+class MEKForImageClassification(MapClassifier):
+    """A plain classifier; MEK is in the loss alone."""
 
     config_class = MEKConfig
-    base_model_prefix = "backbone"
-    main_input_name = "pixel_values"
 
     def __init__(self, config: MEKConfig) -> None:
-        config.validate_fields()  # it may have been changed since it was made
         super().__init__(config)
-        self.num_labels = config.num_labels
-        self.backbone = create_backbone(
-            config.backbone,
-            in_chans=1 if config.grayscale else 3,
-            image_size=config.image_size,
-            stem_pool=config.stem_pool,
-            **(config.backbone_kwargs or {}),
-        )
-        self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(self.backbone.num_features, config.num_labels)
-        # Follows from the config, so it is not saved; `_init_weights` fills it, after loading too. Float32 in a
-        # half-precision model too: rounded weights would not sum to K.
+        # Float32 in a half-precision model too: rounded weights would not sum to K.
         weights = torch.empty(config.num_labels, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
-        keep_own_initialization(self.backbone)
         self.post_init()
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        if module is self.classifier:
-            # As torch does it: uniform in ±1/√C.
-            bound = module.in_features**-0.5
-            init.uniform_(module.weight, -bound, bound)
-            init.uniform_(module.bias, -bound, bound)
-        elif module is self:
-            counts = self.config.class_counts or [1] * self.num_labels
-            init.copy_(self.class_weights, effective_number_weights(counts, self.config.effective_number_beta))
-        else:
-            reset_missing_weights(module)
+    def fill_buffers(self) -> None:
+        counts = self.config.class_counts or [1] * self.num_labels
+        init.copy_(self.class_weights, effective_number_weights(counts, self.config.effective_number_beta))
 
     def forward(
         self,
@@ -76,18 +47,16 @@ class MEKForImageClassification(PreTrainedModel):
             output_attention_maps: also return the class activation maps.
             output_hidden_states: also return the backbone's last feature map.
         """
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
+        return_dict, output_hidden_states = self._switches(return_dict, output_hidden_states)
         two_views = (
             self.training
             and labels is not None
             and (self.config.consistency_weight > 0 or self.config.classify_transformed)
         )
-        images = self._luminance(pixel_values) if self.config.grayscale else pixel_values
+        images = self._images(pixel_values)
         batch = images.shape[0]
         features = self.backbone(torch.cat([images, self._transform(images)]) if two_views else images)[-1]
-        logits_all = self.classifier(self.dropout(features.mean(dim=(2, 3))))
+        logits_all = self._classify(features)
         logits = logits_all[:batch]
 
         maps = None
@@ -132,12 +101,6 @@ class MEKForImageClassification(PreTrainedModel):
             loss = loss + config.consistency_weight * losses["attention_consistency"]
         return loss, {name: value.detach() for name, value in losses.items()}
 
-    def _luminance(self, pixel_values: Tensor) -> Tensor:
-        if pixel_values.shape[1] == 1:
-            return pixel_values
-        red, green, blue = pixel_values.unbind(dim=1)
-        return (0.299 * red + 0.587 * green + 0.114 * blue).unsqueeze(1)
-
     def _transform(self, images: Tensor) -> Tensor:
         """The second view (Table 7): mirrored, zoomed about the centre, or with another gain."""
         if self.config.transform == "flip":
@@ -157,11 +120,8 @@ class MEKForImageClassification(PreTrainedModel):
 
 def _zoom(images: Tensor, factor: float) -> Tensor:
     """Zooms (B, C, H, W) about the centre; a factor under 1 shrinks and repeats the border."""
-    # At least float32: a grid in half precision would miss by a good part of a pixel.
-    wide = images if images.dtype == torch.float64 else images.float()
-    theta = torch.eye(2, 3, dtype=wide.dtype, device=wide.device) / factor
-    grid = F.affine_grid(theta.expand(images.shape[0], 2, 3), list(images.shape), align_corners=False)
-    return F.grid_sample(wide, grid, padding_mode="border", align_corners=False).to(images.dtype)
+    theta = torch.eye(2, 3, device=images.device) / factor
+    return affine_sample(images, theta.expand(images.shape[0], 2, 3))
 
 
 __all__ = ["MEKForImageClassification"]

@@ -205,10 +205,14 @@ def load_recipe(config_class: type, path: str | Path | None, flags: list[str]) -
 
 def method_fields(config_class: type) -> dict[str, Any]:
     """The fields a method's configuration adds to transformers' own, with their types."""
-    annotations = {name: text for name, text in vars(config_class)["__annotations__"].items() if name != "model_type"}
-    # Not get_type_hints of the class itself: transformers' annotations name modules it imports for type checkers only.
-    own = type("Own", (), {"__annotations__": annotations, "__module__": config_class.__module__})
-    return typing.get_type_hints(own)
+    annotations = {}
+    for cls in config_class.__mro__:
+        for name in set(vars(cls).get("__annotations__", {})) & config_class.method_fields():
+            # Not get_type_hints of the class itself: transformers' annotations name modules it imports for type
+            # checkers only.
+            own = type("Own", (), {"__annotations__": {name: cls.__annotations__[name]}, "__module__": cls.__module__})
+            annotations.setdefault(name, typing.get_type_hints(own)[name])
+    return annotations
 
 
 def _read_yaml(path: str | Path | None) -> dict[str, Any]:

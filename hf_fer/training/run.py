@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -155,13 +154,27 @@ def _build_config(config_class: type, recipe: Recipe, train: Any) -> Any:
         "label2id": label2id(names),
         **recipe.model,
     }
-    if "class_counts" in {f.name for f in dataclasses.fields(config_class)} and values.get("class_counts") is None:
+    fields = config_class.method_fields()
+    if "class_counts" in fields and values.get("class_counts") is None:
         counts = torch.bincount(torch.tensor(train["label"][:]), minlength=len(names))
         absent = ", ".join(name for name, count in zip(names, counts.tolist(), strict=True) if count == 0)
         if absent:
             print(f"warning: no training image of {absent}; class weights count each as one image", file=sys.stderr)
         values["class_counts"] = counts.clamp(min=1).tolist()
+    if "label_prior" in fields and values.get("label_prior") is None and values.get("prior_alpha") != 1:
+        values["label_prior"] = _label_prior(train, names, recipe).tolist()
     return config_class(**values)
+
+
+def _label_prior(train: Any, names: list[str], recipe: Recipe) -> Tensor:
+    """(K, K), of the training images' own votes where they have some, else FERPlus'."""
+    from ..data.label_prior import ferplus_label_prior
+    from ..models.losses import prior_label_distribution
+
+    if {"votes", "label_distribution"} & {*train.column_names}:
+        return prior_label_distribution(_soft_targets(train, recipe), torch.tensor(train["label"][:]))
+    print("The data have no votes: F-PDLS takes its label prior from FERPlus.", file=sys.stderr)
+    return ferplus_label_prior(names)
 
 
 def _soft_targets(data: Any, recipe: Recipe) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal, localcontext
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from hf_fer.models.losses import (
     effective_number_weights,
+    inverse_frequency_weights,
     one_hot_targets,
     rebalanced_smooth_labels,
     soft_cross_entropy,
@@ -153,6 +155,44 @@ def test_bad_counts_are_an_error(counts: Any) -> None:
 def test_bad_beta_is_an_error(beta: float) -> None:
     with pytest.raises(ValueError, match=r"beta must lie in \[0, 1\)"):
         effective_number_weights([1, 2], beta)
+
+
+# Inverse frequency -----------------------------------------------------------------------------------------
+
+
+def test_inverse_frequency_weights_are_the_papers() -> None:
+    """Massoli et al. 2021, Tables 1 and 2: Aff-Wild2."""
+    counts = [585896, 23484, 12497, 11120, 149920, 100548, 38564]
+    weights = inverse_frequency_weights(counts).tolist()
+    assert [round(weight, 3) for weight in weights] == [0.365, 0.975, 0.986, 0.988, 0.837, 0.891, 0.958]
+
+
+@pytest.mark.parametrize("counts", COUNTS, ids=lambda counts: f"{len(counts)}x{max(counts)}")
+def test_inverse_frequency_weights_match_fractions(counts: list[int]) -> None:
+    weights = inverse_frequency_weights(counts)
+    expected = torch.tensor([float(1 - Fraction(n, sum(counts))) for n in counts], dtype=torch.float64)
+    assert weights.dtype == torch.float64
+    torch.testing.assert_close(weights, expected, rtol=0, atol=1e-15)
+    assert bool(((weights >= 0) & (weights < 1)).all())
+    assert weights.sum().item() == pytest.approx(len(counts) - 1, rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [(3, 20), torch.tensor([3, 20]), torch.tensor([3.0, 20.0]), torch.tensor([3, 20], dtype=torch.int32)],
+)
+def test_inverse_frequencies_come_of_any_sequence(counts: Any) -> None:
+    with torch.device("meta"):
+        weights = inverse_frequency_weights(counts)
+    torch.testing.assert_close(weights, torch.tensor([20 / 23, 3 / 23], dtype=torch.float64), rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize(
+    "counts", [[], [0, 5], [5, -1], [float("nan"), 5.0], [[1, 2], [3, 4]], torch.tensor(5)], ids=str
+)
+def test_bad_counts_have_no_inverse_frequency(counts: Any) -> None:
+    with pytest.raises(ValueError, match="class_counts must be K counts of at least 1"):
+        inverse_frequency_weights(counts)
 
 
 # Targets ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,107 @@
+"""What the models of all methods share: initialisation, pretrained weights, and the usual output switches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .backbones import create_backbone, keep_own_initialization, reset_missing_weights
+from .configuration_base import FerConfig
+
+
+def load_weights(module: nn.Module, source: str) -> Any:
+    """`hf_fer.models.load_pretrained_weights`, which is not copied next to a pushed model: answers need none of it."""
+    try:
+        from hf_fer.models.pretrained_weights import load_pretrained_weights
+    except ImportError as error:
+        raise ImportError("loading pretrained backbone weights needs hf-fer: pip install hf-fer") from error
+    return load_pretrained_weights(module, source)
+
+
+class FerPreTrainedModel(PreTrainedModel):
+    """Base of the methods' models.
+
+    A subclass ends its `__init__` with `self.post_init()`; every module then keeps the values it was made with,
+    except where a checkpoint brings others. Buffers that follow from the config are not saved; the subclass
+    fills them in `fill_buffers`, after construction and after loading alike.
+    """
+
+    config_class = FerConfig
+    base_model_prefix = "backbone"
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: FerConfig) -> None:
+        config.validate_fields()  # it may have been changed since it was made
+        super().__init__(config)
+        self.num_labels = config.num_labels
+
+    def post_init(self) -> None:
+        for child in self.children():  # not of the model's own buffers, which `fill_buffers` has yet to fill
+            keep_own_initialization(child)
+        super().post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if module is self:
+            self.fill_buffers()
+        else:
+            reset_missing_weights(module)
+
+    def fill_buffers(self) -> None:
+        """Computes the model's own non-persistent buffers from `config`."""
+
+    def load_backbone_weights(self, source: str) -> Any:
+        """Loads pretrained weights into the backbone; the classifier stays as it is.
+
+        Args:
+            source: a timm model name, a Hub repo, or a local file or folder; see `load_pretrained_weights`.
+
+        Returns:
+            A `WeightsReport`: what matched, what is missing and what was not wanted; print it.
+
+        Raises:
+            ValueError: nothing usable there, less than 80 % of the backbone matched, or a pickle that would run code.
+            ImportError: this class is remote code, and hf-fer is not installed.
+        """
+        return load_weights(self.backbone, source)
+
+    def _switches(self, return_dict: bool | None, output_hidden_states: bool | None) -> tuple[bool, bool]:
+        """Arguments of `forward`, with the config's answer where they are None."""
+        return (
+            self.config.return_dict if return_dict is None else return_dict,
+            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states,
+        )
+
+
+class MapClassifier(FerPreTrainedModel):
+    """Base of the methods whose network is backbone, global average pooling and linear classifier.
+
+    So inference costs what the backbone costs, and the class activation maps are the exact decomposition of the
+    logits (up to the bias).
+    """
+
+    def __init__(self, config: FerConfig) -> None:
+        super().__init__(config)
+        self.backbone = create_backbone(
+            config.backbone,
+            in_chans=1 if config.grayscale else 3,
+            image_size=config.image_size,
+            stem_pool=config.stem_pool,
+            **(config.backbone_kwargs or {}),
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(self.backbone.num_features, config.num_labels)
+
+    def _images(self, pixel_values: Tensor) -> Tensor:
+        """What the backbone sees: the images, or their luminance; (B, 1, H, W) is taken for luminance already."""
+        if not self.config.grayscale or pixel_values.shape[1] == 1:
+            return pixel_values
+        red, green, blue = pixel_values.unbind(dim=1)
+        return (0.299 * red + 0.587 * green + 0.114 * blue).unsqueeze(1)
+
+    def _classify(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) last feature maps to (B, K) logits."""
+        return self.classifier(self.dropout(features.mean(dim=(2, 3))))

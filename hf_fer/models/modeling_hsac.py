@@ -1,0 +1,179 @@
+"""HSAC, "Hard Sample-aware Consistency for Low-resolution Facial Expression Recognition" (WACV 2024)."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from .attention_maps import (
+    attention_consistency,
+    class_activation_map,
+    combined_attention_consistency,
+    flip_maps,
+)
+from .configuration_hsac import HSACConfig
+from .losses import classification_difficulty, label_distribution_loss, one_hot_targets, soft_cross_entropy
+from .modeling_base import MapClassifier
+from .modeling_outputs import HSACOutput
+from .resampling import downsample_upsample
+
+
+class HSACForImageClassification(MapClassifier):
+    """A plain classifier that is trained on each image, on a low-resolution view of it, and on that one mirrored.
+
+    One backbone pass takes all three. The discriminator is part of the loss: it never runs in eval mode.
+    """
+
+    config_class = HSACConfig
+
+    def __init__(self, config: HSACConfig) -> None:
+        super().__init__(config)
+        self.discriminator = None
+        if config.adversarial_weight > 0:
+            self.discriminator = MapDiscriminator(config.num_labels, config.discriminator_channels)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        pixel_values_lr: Tensor | None = None,
+        output_attention_maps: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> HSACOutput | tuple[Tensor, ...]:
+        """
+        Args:
+            pixel_values: (B, 3, H, W), H = W, normalised as the checkpoint's image processor does; with
+                `config.grayscale` (B, 1, H, W) is taken too.
+            labels: (B,) int64 class ids or (B, K) float distributions. In training mode they give HSAC's whole
+                loss; in eval mode the cross-entropy of the one view.
+            pixel_values_lr: (B, 3, H, W), the low-resolution views, for those who degrade images themselves; None:
+                made here, with a factor from U(1, `config.max_downsampling`) for each image. Training mode only.
+            output_attention_maps: also return the class activation maps.
+            output_hidden_states: also return the backbone's last feature map.
+        """
+        return_dict, output_hidden_states = self._switches(return_dict, output_hidden_states)
+        batch = pixel_values.shape[0]
+        views = self._num_views() if self.training and labels is not None else 1
+        images = self._images(pixel_values)
+        if views > 1:
+            low = self._low_resolution(images) if pixel_values_lr is None else self._images(pixel_values_lr)
+            images = torch.cat([images, low, flip_maps(low)][:views])
+        features = self.backbone(images)[-1]
+        logits_all = self._classify(features[: 2 * batch])  # the mirrored view counts by its maps alone
+        logits = logits_all[:batch]
+        maps = None
+        if output_attention_maps or (views > 1 and self._needs_maps()):
+            maps = class_activation_map(features, self.classifier.weight)
+
+        output = HSACOutput(
+            logits=logits,
+            attention_maps=maps[:batch] if output_attention_maps else None,
+            hidden_states=(features[:batch],) if output_hidden_states else None,
+        )
+        if labels is not None:
+            targets = one_hot_targets(labels, self.num_labels)
+            output.loss = soft_cross_entropy(logits, targets).mean()
+            if self.training:
+                output.losses = {"cross_entropy": output.loss.detach()}
+            if views > 1:
+                output.logits_lr = logits_all[batch:]
+                self._add_consistency(output, targets, None if maps is None else maps.float().split(batch))
+        return output if return_dict else output.to_tuple()
+
+    def _num_views(self) -> int:
+        config = self.config
+        if config.combined_attention_weight > 0:
+            return 3
+        others = (config.label_distribution_weight, config.adversarial_weight)
+        return 2 if max(*others, config.attention_weight, config.prediction_weight) > 0 else 1
+
+    def _needs_maps(self) -> bool:
+        config = self.config
+        return max(config.combined_attention_weight, config.attention_weight, config.adversarial_weight) > 0
+
+    def _low_resolution(self, images: Tensor) -> Tensor:
+        """Each image down by its own factor from U(1, max) and up again (HSAC Section 4.1)."""
+        batch, size = images.shape[0], images.shape[-1]
+        factor = 1 + torch.rand(batch, device=images.device) * (self.config.max_downsampling - 1)
+        return downsample_upsample(images, (size / factor).round().long().clamp(1, size))
+
+    def _add_consistency(self, output: HSACOutput, targets: Tensor, maps: tuple[Tensor, ...] | None) -> None:
+        """Adds everything but `L_ce` of HSAC Eq. 8 to `output.loss`, and what it computes on the way."""
+        config, logits, logits_lr = self.config, output.logits, output.logits_lr
+        parts: dict[str, Tensor] = {}
+        weighted: list[Tensor] = []  # (B,) each
+
+        def add(name: str, values: Tensor, weight: float | Tensor) -> None:
+            parts[name] = values.mean()
+            weighted.append(weight * values)
+
+        tau = torch.ones_like(logits[:, 0], dtype=torch.float32)
+        if config.difficulty_criterion != "none":
+            tau = classification_difficulty(logits_lr, logits, targets, config.difficulty_criterion).float()
+        output.tau = tau
+        if config.attention_weight > 0:
+            add("attention_consistency", attention_consistency(maps[1], maps[0]), config.attention_weight)
+        if config.prediction_weight > 0:
+            add("cross_entropy_lr", soft_cross_entropy(logits_lr, targets), config.prediction_weight)
+        if config.combined_attention_weight > 0:
+            values, output.s_a = combined_attention_consistency(
+                maps[1], maps[0], maps[2], config.detach_attention_target
+            )
+            add("combined_attention_consistency", values, config.combined_attention_weight)
+            parts["s_A"] = output.s_a.mean()
+        if config.label_distribution_weight > 0:
+            values, output.s_p = label_distribution_loss(logits_lr, logits, targets)
+            add("label_distribution", values, tau * config.label_distribution_weight)
+            parts["s_P"] = output.s_p.mean()
+        if self.discriminator is not None:
+            add("adversarial_generator", self.discriminator.generator_loss(maps[1]), tau * config.adversarial_weight)
+            # With weight 1: it reaches the discriminator alone, whose parameters nothing else moves.
+            add("adversarial_discriminator", self.discriminator.own_loss(maps[0], maps[1]), 1.0)
+        parts["tau"] = tau.mean()
+        output.loss = output.loss + sum(weighted).mean()
+        output.losses.update({name: value.detach() for name, value in parts.items()})
+
+
+class MapDiscriminator(nn.Module):
+    """Tells the attention maps of images from those of low-resolution views (HSAC Eq. 6).
+
+    The paper gives no layers: three strided convolutions with spectral norm, and the mean over what is left.
+
+    Args:
+        num_labels: K, channels of the maps.
+        channels: of the first convolution; the second has twice as many.
+    """
+
+    def __init__(self, num_labels: int, channels: int) -> None:
+        super().__init__()
+        widths = (num_labels, channels, 2 * channels, 1)
+        self.convs = nn.ModuleList(
+            spectral_norm(nn.Conv2d(a, b, 3, stride=2, padding=1)) for a, b in itertools.pairwise(widths)
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, K, H, W) maps to (B,) logits of being an image's own."""
+        # Not in half precision: spectral norm divides by what it estimates, and the maps are small.
+        with torch.autocast(maps.device.type, enabled=False):
+            for conv in self.convs[:-1]:
+                maps = F.leaky_relu(conv(maps), 0.2)
+            return self.convs[-1](maps).mean(dim=(1, 2, 3))
+
+    def own_loss(self, attn_hr: Tensor, attn_lr: Tensor) -> Tensor:
+        """`L_adv_d = −log D(A_H) − log(1 − D(A_L))`, (B,); its gradient reaches the discriminator alone."""
+        real, fake = self(torch.cat([attn_hr, attn_lr]).detach()).float().chunk(2)
+        return F.softplus(-real) + F.softplus(fake)
+
+    def generator_loss(self, attn_lr: Tensor) -> Tensor:
+        """`L_adv_g = log(1 − D(A_L))`, (B,); its gradient reaches the maps alone."""
+        frozen = {name: parameter.detach() for name, parameter in self.named_parameters()}
+        return -F.softplus(torch.func.functional_call(self, frozen, (attn_lr,)).float())
+
+
+__all__ = ["HSACForImageClassification"]
