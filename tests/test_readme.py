@@ -58,12 +58,12 @@ def test_commands_run(command: str, checkout: Path) -> None:
 
 @pytest.mark.parametrize("command", TRAININGS)
 def test_training_commands_name_valid_recipes(command: str) -> None:
-    from hf_fer import MEKConfig
+    from hf_fer._auto import config_class
     from hf_fer.training.recipe import load_recipe
 
     _, _, script, flag, config, *flags = shlex.split(command)
     assert (ROOT / script).is_file() and flag == "--config"
-    load_recipe(MEKConfig, ROOT / config, flags)
+    load_recipe(config_class(Path(script).stem.removeprefix("train_")), ROOT / config, flags)
 
 
 def test_the_evaluation_command_is_the_one_that_is_tested() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import os
 import re
@@ -19,8 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["DATASETS", "load_fer_dataset"]
 
+# Where each loader is; `synthetic` alone has no raw download.
+_LOADERS: dict[str, tuple[str, str]] = {
+    "ferplus": ("ferplus", "load_ferplus"),
+    "synthetic": ("synthetic", "load_synthetic"),
+}
+_WITH_ROOT = tuple(name for name in _LOADERS if name != "synthetic")
 #: Datasets with a loader of ours; every other name is a prepared folder or a Hub id.
-DATASETS: tuple[str, ...] = ("ferplus", "synthetic")
+DATASETS: tuple[str, ...] = (*_LOADERS,)
 
 _HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 
@@ -32,10 +39,9 @@ def load_fer_dataset(name: str, root: str | os.PathLike[str] | None = None, **op
         name: one of `DATASETS`; or a prepared local folder (Parquet or image folders with `image` and
             `label`, or what `DatasetDict.save_to_disk` wrote); or a Hub dataset id `owner/name`.
         root: folder of the raw download, for datasets of ours that have one.
-        **options: the loader's own. ferplus: see `hf_fer.data.ferplus.load_ferplus` (`label_rule`, `classes`,
-            `form`, `check_counts`, `cache_dir`). synthetic: see `hf_fer.data.synthetic.load_synthetic`.
-            Prepared folders and Hub ids: `revision`, `config`, `token`, `cache_dir`, `image_column`,
-            `label_column`.
+        **options: the loader's own: see `load_<name>` in `hf_fer.data.<name>`, such as `label_rule`, `classes`,
+            `form`, `check_counts` and `cache_dir` of `hf_fer.data.ferplus.load_ferplus`. Prepared folders and
+            Hub ids: `revision`, `config`, `token`, `cache_dir`, `image_column`, `label_column`.
 
     Returns:
         A `DatasetDict`. `image` is a lazily decoded `datasets.Image`, `label` a `ClassLabel` whose names are
@@ -46,23 +52,16 @@ def load_fer_dataset(name: str, root: str | os.PathLike[str] | None = None, **op
     """
     if not isinstance(name, str) or not name:
         raise FerError(f"A dataset is named by a text, not {name!r}; choose {_known()}.")
-    if name == "ferplus":
-        from .ferplus import load_ferplus
-
-        _check_options(name, load_ferplus, options)
-        return load_ferplus(root, **options)
-    if root is not None:
-        raise FerError(
-            f"Dataset {name!r} has no raw download, so root= does not apply; leave it out"
-            f"{'' if name == 'synthetic' else f', or choose a dataset that has one ({DATASETS[0]})'}."
-        )
-    if name == "synthetic":
-        from .synthetic import load_synthetic
-
-        _check_options(name, load_synthetic, options)
-        return load_synthetic(**options)
-    _check_options(name, _load_prepared, options)
-    return _load_prepared(name, **options)
+    if root is not None and name not in _WITH_ROOT:
+        others = "" if name in _LOADERS else f", or choose a dataset that has one ({', '.join(_WITH_ROOT)})"
+        raise FerError(f"Dataset {name!r} has no raw download, so root= does not apply; leave it out{others}.")
+    if name not in _LOADERS:
+        _check_options(name, _load_prepared, options)
+        return _load_prepared(name, **options)
+    module, function = _LOADERS[name]
+    loader = getattr(importlib.import_module(f".{module}", __name__), function)
+    _check_options(name, loader, options)
+    return loader(root, **options) if name in _WITH_ROOT else loader(**options)
 
 
 def _known() -> str:

@@ -28,6 +28,8 @@ import numpy as np
 
 from ..errors import FerError
 from ..labels import label_names
+from .raw_files import check_counts as check_official_counts
+from .raw_files import raw_folder, short
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -203,15 +205,7 @@ def load_ferplus(
     names = label_names("ferplus", classes)
     if form is not None and form not in FORMS:
         raise FerError(f"form={form!r} is not a form of FERPlus; choose one of {', '.join(FORMS)}.")
-    if root is None:
-        raise FerError(f"FERPlus needs root=, the folder of its raw data: {WHERE_TO_GET}.")
-    try:
-        root = Path(root).expanduser().resolve()
-        is_folder = root.is_dir()
-    except (OSError, RuntimeError, ValueError):  # too long a name, no such home, a NUL
-        is_folder = False
-    if not is_folder:
-        raise FerError(f"The FERPlus folder {_short(str(root))} does not exist: {WHERE_TO_GET}.")
+    root = raw_folder("FERPlus", root, WHERE_TO_GET)
     try:
         form, files = _find_files(root, form)
         stamps = {split: _stamp(form, paths) for split, paths in files.items()}
@@ -224,23 +218,15 @@ def load_ferplus(
     if check_counts:
         rows = {split: len(dataset) for split, dataset in raw.items()}
         expected = OFFICIAL_ROWS | ({"test": OFFICIAL_ROWS["test"] + 1} if form == "csv" else {})
-        _check_counts(root, "rows", rows, expected)
+        check_official_counts("FERPlus", root, "rows", rows, expected)
     result = DatasetDict({split: _label_split(dataset, label_rule, names) for split, dataset in raw.items()})
     if check_counts:
         kept = {split: len(dataset) for split, dataset in result.items()}
         expected = dict(zip(_FOLDERS, OFFICIAL_COUNTS[label_rule, len(names)], strict=True))
-        _check_counts(root, f"rows kept by label_rule={label_rule!r}, classes={len(names)}", kept, expected)
-    return result
-
-
-def _check_counts(root: Path, what: str, found: dict[str, int], expected: dict[str, int]) -> None:
-    if found != expected:
-        raise FerError(
-            f"FERPlus in {str(root)!r} is not the official release: {what} are "
-            f"{' / '.join(f'{split} {count}' for split, count in found.items())}, official are "
-            f"{' / '.join(f'{split} {count}' for split, count in expected.items())}; "
-            "download it anew, or load it without check_counts."
+        check_official_counts(
+            "FERPlus", root, f"rows kept by label_rule={label_rule!r}, classes={len(names)}", kept, expected
         )
+    return result
 
 
 def _label_split(dataset: Dataset, rule: str, names: tuple[str, ...]) -> Dataset:
@@ -414,7 +400,7 @@ def _read_csv_pair(files: tuple[str, ...], split: str) -> Iterator[Row]:
     lowered = [name.lower() for name in pixel_header]
     if lowered.count("pixels") != 1 or lowered.count("usage") != 1:
         raise FerError(
-            f"{pixel_file}: the header must be emotion,pixels,Usage, not {_short(','.join(pixel_header))}; "
+            f"{pixel_file}: the header must be emotion,pixels,Usage, not {short(','.join(pixel_header))}; "
             f"{WHERE_TO_GET}."
         )
     pixel_column, usage_column = lowered.index("pixels"), lowered.index("usage")
@@ -422,7 +408,7 @@ def _read_csv_pair(files: tuple[str, ...], split: str) -> Iterator[Row]:
     if [name.lower() for name in vote_header] != expected:
         raise FerError(
             f"{vote_file}: the header must be Usage,Image name,{','.join(VOTE_COLUMNS)}, "
-            f"not {_short(','.join(vote_header))}; {WHERE_TO_GET}."
+            f"not {short(','.join(vote_header))}; {WHERE_TO_GET}."
         )
     rows = 0
     while True:
@@ -431,10 +417,10 @@ def _read_csv_pair(files: tuple[str, ...], split: str) -> Iterator[Row]:
         if pixel_row is None and vote_row is None:
             return
         if pixel_row is None or vote_row is None:
-            short, long = (pixel_file, vote_file) if pixel_row is None else (vote_file, pixel_file)
+            fewer, more = (pixel_file, vote_file) if pixel_row is None else (vote_file, pixel_file)
             longer = rows + 1 + sum(1 for _ in (vote_rows if pixel_row is None else pixel_rows))
             raise FerError(
-                f"{short} has {rows} rows but {long} has {longer}, and the two go together row by row: "
+                f"{fewer} has {rows} rows but {more} has {longer}, and the two go together row by row: "
                 f"one is truncated or from another release; {WHERE_TO_GET}."
             )
         rows += 1
@@ -445,11 +431,11 @@ def _read_csv_pair(files: tuple[str, ...], split: str) -> Iterator[Row]:
         usage = pixel_row[usage_column]
         if usage not in _USAGE.values():
             raise FerError(
-                f"{pixel_file}, line {pixel_line}: Usage is {_short(usage)}, not one of {', '.join(_USAGE.values())}."
+                f"{pixel_file}, line {pixel_line}: Usage is {short(usage)}, not one of {', '.join(_USAGE.values())}."
             )
         if vote_row[0] != usage:
             raise FerError(
-                f"{vote_file}, line {vote_line}: Usage is {_short(vote_row[0])}, but {usage!r} in the same "
+                f"{vote_file}, line {vote_line}: Usage is {short(vote_row[0])}, but {usage!r} in the same "
                 f"row of {pixel_file}, so the two files are not row-aligned; {WHERE_TO_GET}."
             )
         if usage != _USAGE[split] or not vote_row[1]:
@@ -478,7 +464,7 @@ def _read_folder(files: tuple[str, ...], split: str) -> Iterator[Row]:
         name = row[0]
         # The name must not lead out of the folder.
         if not name or name in (".", "..") or any(char in name for char in "/\\\0"):
-            raise FerError(f"{label_file}, line {line}: {_short(name)} is not a plain image file name.")
+            raise FerError(f"{label_file}, line {line}: {short(name)} is not a plain image file name.")
         path = folder / name
         if not path.is_file():
             raise FerError(
@@ -504,7 +490,7 @@ def _read_parquet(files: tuple[str, ...], split: str) -> Iterator[Row]:
                 names = parquet.schema_arrow.names
                 for column in ("image", "votes"):
                     if column not in names:
-                        raise FerError(f"{file}: column {column!r} is missing (found: {_short(', '.join(names))}).")
+                        raise FerError(f"{file}: column {column!r} is missing (found: {short(', '.join(names))}).")
                 columns = [name for name in ("image", "votes", "image_name") if name in names]
                 for batch in parquet.iter_batches(batch_size=1024, columns=columns):
                     for record in batch.to_pylist():
@@ -512,7 +498,7 @@ def _read_parquet(files: tuple[str, ...], split: str) -> Iterator[Row]:
                         yield _parquet_row(record, f"{file}, row {row}", split, row)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise FerError(
-                f"{file} cannot be read as Parquet after row {row} ({_short(str(error))}); download it anew."
+                f"{file} cannot be read as Parquet after row {row} ({short(str(error))}); download it anew."
             ) from error
 
 
@@ -525,13 +511,13 @@ def _parquet_row(record: Row, where: str, split: str, row: int) -> Row:
     votes = record["votes"]
     size = len(VOTE_COLUMNS)
     if not isinstance(votes, list) or len(votes) != size or any(type(vote) is not int for vote in votes):
-        raise FerError(f"{where}: votes must be {size} integers, not {_short(votes)}.")
+        raise FerError(f"{where}: votes must be {size} integers, not {short(votes)}.")
     if min(votes) < 0 or max(votes) > _MAX_VOTE:
-        raise FerError(f"{where}: votes must lie in 0..{_MAX_VOTE}, not {_short(votes)}.")
+        raise FerError(f"{where}: votes must lie in 0..{_MAX_VOTE}, not {short(votes)}.")
     path = image.get("path") if isinstance(image.get("path"), str) else None
     name = record.get("image_name") or path or f"{split}-{row:07d}"
     if not isinstance(name, str):
-        raise FerError(f"{where}: image_name must be text, not {_short(name)}.")
+        raise FerError(f"{where}: image_name must be text, not {short(name)}.")
     return {"image": {"bytes": _checked_image(data, where), "path": name}, "votes": votes, "image_name": name}
 
 
@@ -553,7 +539,7 @@ def _csv_rows(file: str, header: bool) -> Iterator[tuple[int, list[str]]]:
                 if row:
                     yield line, [field.strip() for field in row]
     except (csv.Error, UnicodeDecodeError, OSError) as error:
-        raise FerError(f"{file} cannot be read as CSV after line {line} ({_short(str(error))}).") from error
+        raise FerError(f"{file} cannot be read as CSV after line {line} ({short(str(error))}).") from error
     if header and line == 0:
         raise FerError(f"{file} is empty; {WHERE_TO_GET}.")
 
@@ -561,10 +547,10 @@ def _csv_rows(file: str, header: bool) -> Iterator[tuple[int, list[str]]]:
 def _parse_votes(fields: list[str], file: str, line: int) -> list[int]:
     # Digits only and short: int() would also take signs, underscores and other scripts' digits.
     if any(not field or len(field) > 5 or not _DIGITS.issuperset(field) for field in fields):
-        raise FerError(f"{file}, line {line}: votes must be ten integers ≥ 0, not {_short(','.join(fields))}.")
+        raise FerError(f"{file}, line {line}: votes must be ten integers ≥ 0, not {short(','.join(fields))}.")
     votes = [int(field) for field in fields]
     if max(votes) > _MAX_VOTE:
-        raise FerError(f"{file}, line {line}: votes must lie in 0..{_MAX_VOTE}, not {_short(votes)}.")
+        raise FerError(f"{file}, line {line}: votes must lie in 0..{_MAX_VOTE}, not {short(votes)}.")
     return votes
 
 
@@ -581,7 +567,7 @@ def _encode_pixels(text: str, file: str, line: int) -> bytes:
         data = bytes(_PIXEL[value] for value in values)
     except KeyError as error:
         raise FerError(
-            f"{file}, line {line}: pixel {_short(error.args[0])} is not an integer in 0..255; "
+            f"{file}, line {line}: pixel {short(error.args[0])} is not an integer in 0..255; "
             f"the file is damaged: {WHERE_TO_GET}."
         ) from None
     buffer = io.BytesIO()
@@ -597,11 +583,5 @@ def _checked_image(data: bytes, where: str) -> bytes:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
     except Exception as error:  # Pillow's decoders raise anything from OSError to struct.error on damaged files
-        raise FerError(f"{where}: the image cannot be decoded ({_short(str(error))}); get it anew.") from error
+        raise FerError(f"{where}: the image cannot be decoded ({short(str(error))}); get it anew.") from error
     return data
-
-
-def _short(value: object) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    text = repr(text) if isinstance(value, str) else text
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from hf_fer import FerError, MEKConfig
+from hf_fer._auto import METHODS, config_class
 from hf_fer.training.recipe import Recipe, load_recipe, method_fields
 
 NEEDED = ["--dataset", "synthetic", "--output_dir", "run"]
@@ -42,8 +43,9 @@ def test_the_written_recipe_reads_back_to_itself(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_every_shipped_recipe_is_valid(path: Path) -> None:
-    recipe = load_recipe(MEKConfig, path, [])
-    MEKConfig(**recipe.model)
+    method = next(name for name in METHODS if path.stem.startswith(f"{name}_"))
+    recipe = load_recipe(config_class(method), path, [])
+    config_class(method)(**recipe.model)
     assert recipe.output_dir.startswith("runs/")
 
 
