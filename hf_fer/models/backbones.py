@@ -28,7 +28,10 @@ class Backbone(nn.Module):
         self.channels_last_maps = getattr(body, "output_fmt", None) == "NHWC"  # Swin
         # These transformers normalise before they pool, and timm cuts the norm off together with the head.
         cut_off = isinstance(getattr(getattr(body, "model", None), "norm", None), nn.Identity)  # ViT
-        self.norm = nn.LayerNorm(num_features) if self.channels_last_maps or cut_off else None
+        self.norm = None
+        if self.channels_last_maps or cut_off:
+            eps = next((m.eps for m in body.modules() if isinstance(m, nn.LayerNorm)), 1e-5)
+            self.norm = nn.LayerNorm(num_features, eps=eps)
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
         maps = list(self.body(pixel_values))

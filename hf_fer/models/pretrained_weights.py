@@ -1,13 +1,12 @@
-"""Loads pretrained weights in the layouts the field passes around, without ever executing a pickle."""
+"""Fills networks with pretrained weights, whatever layout and names they come in."""
 
 from __future__ import annotations
 
 import json
 import math
-import pickle
 import re
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_FILES = ("model.safetensors", "pytorch_model.bin")  # of a folder or a Hub repository
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".bin", ".pkl")
-_WAY_OUT = f"give a file ({', '.join(_SUFFIXES)}), a save_pretrained folder, a Hub repository or a timm model's name"
+from .weight_files import (
+    SUFFIXES,
+    WAY_OUT,
+    WEIGHT_FILES,
+    existing_path,
+    first_line,
+    read_file,
+    read_state_dict,
+    some,
+    weights_file,
+)
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,8 @@ class WeightsReport:
         lines = [
             f"{self.source} ({self.layout})",
             f"  filled: {len(self.matched)} tensors, {len(self.adapted)} of them adapted",
-            f"  missing: {_some(self.missing)}",
-            f"  unexpected: {_some(self.unexpected)}",
+            f"  missing: {some(self.missing)}",
+            f"  unexpected: {some(self.unexpected)}",
         ]
         if self.image_mean is not None and self.image_std is not None:
             mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (self.image_mean, self.image_std))
@@ -180,9 +187,7 @@ _LAYOUTS = (
 )
 _AS_NAMED = _Layout("timm", marks=())
 
-# What other people's dictionaries call the weights, the likeliest first ...
-_ENTRIES = ("state_dict", "model_state_dict", "state_dict_backbone", "state_dict_model", "model", "net", "backbone")
-# ... and what wrappers put before the names: DataParallel, torch.compile, Lightning, timm, our own models.
+# What wrappers put before the names: DataParallel, torch.compile, Lightning, timm, our own models.
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model|net|backbone|body(?!\.\d))\.)+")
 _LEARNED = {"weight", "bias", "running_mean", "running_var"}
 
@@ -225,8 +230,8 @@ def load_pretrained_weights(module: nn.Module, source: str | Path, minimum: floa
         useless = [name for name in unexpected if not name.endswith("num_batches_tracked")]
         raise ValueError(
             f"{source}: the weights (read as {layout}) fill only {total - len(missing)} of the {total} tensors of the "
-            f"{type(module).__name__}, and {100 * minimum:g} % are needed: missing are {_some(missing)}, of no use are "
-            f"{_some(useless)}, of another shape are {_some(misfits, 1)}; give weights of the same architecture"
+            f"{type(module).__name__}, and {100 * minimum:g} % are needed: missing are {some(missing)}, of no use are "
+            f"{some(useless)}, of another shape are {some(misfits, 1)}; give weights of the same architecture"
         )
     # Not as a part of a larger model, which was then trained on with who knows what.
     first = reading.layout.marks[:1]
@@ -251,41 +256,20 @@ def load_pretrained_weights(module: nn.Module, source: str | Path, minimum: floa
     )
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Reads the named tensors of a file, or of a folder's `model.safetensors` or `pytorch_model.bin`.
-
-    Formats are told apart by content: safetensors, torch (new and old) and pickles of NumPy arrays, Python 2's
-    too. Wrappers such as `{"state_dict": ..., "epoch": ...}` are taken off; names stay as they are.
-    No code that a file names is ever run.
-
-    Args:
-        path: of the file or folder.
-
-    Returns:
-        Names and detached CPU tensors of any shape, in the order of the file.
-
-    Raises:
-        ValueError: there is no such file, it is no file of weights, it is damaged, or it would execute code.
-    """
-    if (existing := _existing(path)) is None:
-        raise ValueError(f"{path}: there is no such file or folder; {_WAY_OUT}")
-    return _read_file(_weights_file(existing, path), path)[0]
-
-
 # Where weights come from -----------------------------------------------------------------------------------
 
 
 def _read_source(source: str | Path) -> _Checkpoint:
     text = str(source)
-    if (path := _existing(source)) is not None:
-        file = _weights_file(path, source)
-        tensors, numpy_pickle = _read_file(file, source)
-        mean, std = _normalization(lambda name: file.parent / name if file.name in _FILES else None)
+    if (path := existing_path(source)) is not None:
+        file = weights_file(path, source)
+        tensors, numpy_pickle = read_file(file, source)
+        mean, std = _normalization(lambda name: file.parent / name if file.name in WEIGHT_FILES else None)
         return _Checkpoint(path.absolute().name, tensors, numpy_pickle, image_mean=mean, image_std=std)
 
     looks_like_path = text.startswith((".", "/", "~")) or "\\" in text or text.count("/") > 1
-    if isinstance(source, Path) or looks_like_path or text.lower().endswith((*_SUFFIXES, ".tar", "/")):
-        raise ValueError(f"{text}: there is no such file or folder; {_WAY_OUT}")
+    if isinstance(source, Path) or looks_like_path or text.lower().endswith((*SUFFIXES, ".tar", "/")):
+        raise ValueError(f"{text}: there is no such file or folder; {WAY_OUT}")
     if "/" in text:
         return _download(text)
 
@@ -295,24 +279,7 @@ def _read_source(source: str | Path) -> _Checkpoint:
         return _timm_weights(text)
     near = timm.list_models(f"{text.split('.')[0].split('_')[0]}*")[:3] if text else []
     hint = f" (timm has {', '.join(near)})" if near else ""
-    raise ValueError(f"{text!r} is no file, no folder, no Hub repository and no timm model{hint}; {_WAY_OUT}")
-
-
-def _existing(source: str | Path) -> Path | None:
-    try:
-        path = Path(source).expanduser()
-        return path if str(source) and path.exists() else None
-    except (OSError, RuntimeError, ValueError):  # a name no file system would take, or no user has
-        return None
-
-
-def _weights_file(path: Path, source: str | Path) -> Path:
-    if not path.is_dir():
-        return path
-    for name in _FILES:
-        if (path / name).is_file():
-            return path / name
-    raise ValueError(f"{source}: the folder has neither {' nor '.join(_FILES)}; give the weights' own path")
+    raise ValueError(f"{text!r} is no file, no folder, no Hub repository and no timm model{hint}; {WAY_OUT}")
 
 
 def _download(source: str) -> _Checkpoint:
@@ -334,12 +301,15 @@ def _download(source: str) -> _Checkpoint:
             errors.RevisionNotFoundError,
             f"the Hub repository has no revision {revision!r}; name a branch, tag or commit",
         ),
-        (errors.HFValidationError, f"this is no file, and no name for a Hub repository; {_WAY_OUT}"),
+        (errors.HFValidationError, f"this is no file, and no name for a Hub repository; {WAY_OUT}"),
         (errors.LocalEntryNotFoundError, "the Hub cannot be reached and its cache lacks the weights; give a file"),
-        (errors.EntryNotFoundError, f"the Hub repository has neither {' nor '.join(_FILES)}; download and give a file"),
+        (
+            errors.EntryNotFoundError,
+            f"the Hub repository has neither {' nor '.join(WEIGHT_FILES)}; download and give a file",
+        ),
     )
     file, failure = None, None
-    for name in _FILES:
+    for name in WEIGHT_FILES:
         try:
             file = fetch(name)
             break
@@ -350,8 +320,8 @@ def _download(source: str) -> _Checkpoint:
             break
     if file is None:
         what = next((text for kind, text in problems if isinstance(failure, kind)), None)
-        raise ValueError(f"{source}: {what or f'the download failed ({_first_line(failure)}); try again'}") from failure
-    tensors, numpy_pickle = _read_file(file, source)
+        raise ValueError(f"{source}: {what or f'the download failed ({first_line(failure)}); try again'}") from failure
+    tensors, numpy_pickle = read_file(file, source)
     mean, std = _normalization(fetch)
     return _Checkpoint(source, tensors, numpy_pickle, image_mean=mean, image_std=std)
 
@@ -368,7 +338,7 @@ def _timm_weights(name: str) -> _Checkpoint:
             model = timm.create_model(name, pretrained=True)
     except Exception as e:  # unknown tags, the network, the Hub, damaged files
         raise ValueError(
-            f"{name}: timm's pretrained weights could not be had ({_first_line(e)}); "
+            f"{name}: timm's pretrained weights could not be had ({first_line(e)}); "
             f"connect to the Hub, choose another of timm.list_pretrained(), or give a file"
         ) from e
     return _Checkpoint(name, dict(model.state_dict()), False, True, _triple(config.mean), _triple(config.std))
@@ -399,184 +369,6 @@ def _triple(values: Any) -> tuple[float, float, float] | None:
     if isinstance(values, (list, tuple)) and len(values) == 3 and all(isinstance(v, (int, float)) for v in values):
         return float(values[0]), float(values[1]), float(values[2])
     return None
-
-
-# Reading files ---------------------------------------------------------------------------------------------
-
-
-def _read_file(path: Path, source: str | Path) -> tuple[dict[str, Tensor], bool]:
-    """Names and tensors of a file, and whether it is a pickle of NumPy arrays."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-        if not head:
-            raise ValueError(f"{source}: the file is empty; download it again")
-        safetensors = head[8:9] == b"{"  # after the length of the header
-        if head.startswith(b"version https://git-lfs"):
-            raise ValueError(
-                f"{source}: this is a Git LFS pointer, not the weights; run `git lfs pull`, or download it"
-            )
-        if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and not safetensors:
-            raise ValueError(f"{source}: this is a web page, not weights; download the file that the page leads to")
-        safetensors = safetensors or path.suffix.lower() == ".safetensors"
-        by_torch = head.startswith((b"PK", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."))  # zip, or its magic number
-    except OSError as e:
-        raise ValueError(f"{source}: the file cannot be opened ({e.strerror}); check its permissions") from e
-    try:
-        if safetensors:
-            from safetensors.torch import load_file
-
-            content: Any = load_file(path)
-        elif by_torch:
-            content = _load_torch(path)
-        else:
-            with path.open("rb") as file:
-                content = _NumpyUnpickler(file, encoding="latin1").load()
-    except _ForbiddenGlobalError as e:
-        raise ValueError(
-            f"{source}: the file asks for {e}, which is no tensor: loading it would execute code, so it was refused "
-            f"and nothing of it was run; save the state dict alone, best as safetensors"
-        ) from e
-    except Exception as e:  # what a damaged or hostile file can provoke is no closed list
-        raise ValueError(
-            f"{source}: the file cannot be read as weights ({_first_line(e)}); "
-            f"it may be cut short or of another kind: download it again"
-        ) from e
-    return _find_tensors(content, source), not (safetensors or by_torch)
-
-
-class _ForbiddenGlobalError(pickle.UnpicklingError):
-    """A pickle names something other than tensors and arrays."""
-
-
-class _PickledDtype:
-    """Stands in for `numpy.dtype` in pickles: understands plain numbers, does nothing else."""
-
-    def __init__(self, code: str, *_: Any) -> None:
-        self.code = code.decode("ascii") if isinstance(code, bytes) else str(code)
-        if not re.fullmatch(r"[<>|=]?(f[248]|i[1248]|[ub]1)", self.code):
-            raise ValueError(f"arrays of type {self.code!r}")
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        order = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
-        self.code = (order if order in ("<", ">") else "=") + self.code.lstrip("<>|=")
-
-
-class _PickledArray:
-    """Stands in for `numpy.ndarray` in pickles: takes the bytes, and hands them out as a tensor."""
-
-    tensor = torch.empty(0)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        shape, dtype, fortran, data = state[-4:]
-        self.fill(data, dtype, shape, "F" if fortran else "C")
-
-    def fill(self, data: Any, dtype: _PickledDtype, shape: tuple[int, ...], order: str) -> None:
-        import numpy as np
-
-        raw = data.encode("latin1") if isinstance(data, str) else bytes(data)
-        array = np.frombuffer(raw, np.dtype(dtype.code)).reshape(shape, order=order)
-        self.tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
-
-
-def _stand_ins() -> dict[str, Any]:
-    """What the names that NumPy's pickles use are answered with: code of ours that only takes in numbers.
-
-    Made anew for every file, as a pickle can write attributes into the functions it is given.
-    """
-
-    class Array(_PickledArray):
-        pass
-
-    class Dtype(_PickledDtype):
-        pass
-
-    def array(*_: Any) -> _PickledArray:
-        return Array()
-
-    def array_from_buffer(data: Any, dtype: _PickledDtype, shape: tuple[int, ...], order: str, *_: Any) -> Any:
-        result = Array()
-        result.fill(data, dtype, shape, order)
-        return result
-
-    def scalar(*_: Any) -> None:  # an accuracy, an epoch: of no use here
-        return None
-
-    def encode(text: str, encoding: str = "latin1") -> bytes:
-        if encoding not in ("latin1", "latin-1"):
-            raise _ForbiddenGlobalError(f"_codecs.encode to {encoding!r}")
-        return text.encode("latin1")
-
-    numpy_names = {
-        "multiarray._reconstruct": array,
-        "multiarray.scalar": scalar,
-        "numeric._frombuffer": array_from_buffer,
-    }
-    return {
-        **{f"numpy.{core}.{name}": value for core in ("core", "_core") for name, value in numpy_names.items()},
-        "numpy.ndarray": Array,
-        "numpy.dtype": Dtype,
-        "_codecs.encode": encode,
-        "collections.OrderedDict": OrderedDict,
-    }
-
-
-class _NumpyUnpickler(pickle.Unpickler):
-    """Reads dictionaries of NumPy arrays; every other global is refused before it is looked up."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._allowed = _stand_ins()
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (found := self._allowed.get(f"{module}.{name}")) is None:
-            raise _ForbiddenGlobalError(f"{module}.{name}")
-        return found
-
-
-def _load_torch(path: Path) -> Any:
-    """`torch.load` of weights only, in which NumPy's scalars and arrays (accuracies, epochs) are understood."""
-    try:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as e:
-            if "numpy" not in str(e):
-                raise
-        stand_ins = [(value, name) for name, value in _stand_ins().items() if name.startswith("numpy.")]
-        with torch.serialization.safe_globals(stand_ins):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as e:
-        if found := re.search(r"GLOBAL (\S+)", str(e)):
-            raise _ForbiddenGlobalError(found[1]) from e
-        found = re.search(r"WeightsUnpickler error: *([^\n]*)", str(e))
-        raise pickle.UnpicklingError(found[1] if found else _first_line(e)) from e
-
-
-def _find_tensors(content: Any, source: str | Path) -> dict[str, Tensor]:
-    """The dictionary of tensors inside the wrappers that training scripts put around it."""
-
-    def tensors_of(value: Any) -> dict[str, Tensor]:
-        entries = value.items() if isinstance(value, Mapping) else ()
-        plain = ((name, v.tensor if isinstance(v, _PickledArray) else v) for name, v in entries)
-        return {name: v.detach() for name, v in plain if isinstance(name, str) and isinstance(v, Tensor)}
-
-    def search(value: Any, depth: int) -> dict[str, Tensor]:
-        if depth == 0 or not isinstance(value, Mapping):
-            return {}
-        for name in _ENTRIES:
-            if found := search(value.get(name), depth - 1):
-                return found
-        inner = [found for v in value.values() if (found := tensors_of(v))]
-        return tensors_of(value) or (inner[0] if len(inner) == 1 else {})
-
-    tensors = search(content, depth=4)
-    if not tensors:
-        what = f"entries {_some(map(str, content))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
-        raise ValueError(f"{source}: no state dict was found in the file, only {what}; save the state dict alone")
-    for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            raise ValueError(f"{source}: tensor {name!r} is sparse, quantised or without values; save it as it is used")
-    return tensors
 
 
 # From their names to ours ----------------------------------------------------------------------------------
@@ -803,23 +595,12 @@ def _remarks(
         if original in unexpected and key.endswith(".weight") and blocks.intersection(_blocks(key))
     ]
     if within:
-        yield f"another architecture? Blocks of the file that were used have no place here for {_some(within)}"
+        yield f"another architecture? Blocks of the file that were used have no place here for {some(within)}"
 
 
 def _blocks(name: str) -> list[str]:
     """`layer1.0.conv1.weight` lies in the block `layer1.0`."""
     return [name[: found.end()] for found in re.finditer(r"\.\d+(?=\.)", name)]
-
-
-def _some(names: Iterable[str], limit: int = 4) -> str:
-    names = list(names)
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest if names else "none"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].strip().rstrip(".")[:200] if lines else type(error).__name__
 
 
 __all__ = ["WeightsReport", "load_pretrained_weights", "read_state_dict"]

@@ -189,8 +189,10 @@ def test_other_labels_leave_the_checkpoints_counts_behind(tmp_path: Path) -> Non
 
 def test_class_weights_are_as_exact_in_half_precision(tmp_path: Path) -> None:
     """A training loss in float32, whatever the network's own precision."""
-    build().save_pretrained(tmp_path)
+    model = build()
+    model.save_pretrained(tmp_path)
     loaded = MultiResForImageClassification.from_pretrained(tmp_path, dtype=torch.bfloat16).train()
+    assert loaded.class_weights.dtype == torch.float32 and torch.equal(loaded.class_weights, model.class_weights)
     output = loaded(images_for(loaded).bfloat16(), labels=torch.tensor(IDS))
     assert output.loss.dtype == torch.float32
     output.loss.backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import io
 import json
@@ -16,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,9 @@ import timm
 import torch
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
+from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
+from hf_fer.models import pretrained_weights, weight_files
 from hf_fer.models.backbones import create_backbone
 from hf_fer.models.configuration_mek import MEKConfig
 from hf_fer.models.ir50 import IR50
@@ -114,6 +118,7 @@ CONTAINERS: dict[str, Callable[[State], bytes]] = {
         {"epoch": 1, "state_dict_softmax_fc": {"weight": torch.ones(9, 3)}, "state_dict_backbone": state}
     ),
     "config_first.pth": lambda state: torch_bytes({"model": {"name": "r18"}, "a": {}, "net": {"state_dict": state}}),
+    "deeply_nested.pth": lambda state: torch_bytes({"state_dict": {"model": {"net": state}, "lr": 0.1}, "epoch": 1}),
     "nested.pth": lambda state: torch_bytes({"net": {"model": state}, "ema": {"decay": 0.9}}),
     "other_name.pth": lambda state: torch_bytes({"my_weights": state, "epoch": 1, "log": [1, 2]}),
     "parameters.pth": lambda state: torch_bytes(
@@ -906,6 +911,18 @@ def test_a_folder_prefers_safetensors(tmp_path: Path) -> None:
     assert_equal(read_state_dict(tmp_path), new)
 
 
+@pytest.mark.parametrize("module", [pretrained_weights, weight_files])
+def test_nobody_waits_for_what_only_some_sources_need(module: ModuleType) -> None:
+    file = module.__file__
+    assert set(get_relative_imports(file)) <= {"weight_files"}
+    allowed = {"torch", "timm", "huggingface_hub", "safetensors", "numpy"}
+    assert set(get_imports(file)) - sys.stdlib_module_names <= allowed
+    top = [node for node in ast.parse(Path(file).read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    names = {alias.name for node in top for alias in node.names if isinstance(node, ast.Import)}
+    names |= {str(node.module) for node in top if isinstance(node, ast.ImportFrom) and node.level == 0}
+    assert {name.split(".")[0] for name in names} - sys.stdlib_module_names == {"torch"}  # nobody waits for the others
+
+
 # Files that would execute code -----------------------------------------------------------------------------
 
 
@@ -1056,6 +1073,8 @@ def test_a_file_cannot_tamper_with_the_reading_of_the_next(tmp_path: Path) -> No
         hostile.write_bytes(b"(dS'a'\ncnumpy\n" + name.encode() + b"\n(N(dS'fill'\nNst" + b"bs.")
         refused(hostile)
     assert_equal(read_state_dict(good), {n: torch.from_numpy(a) for n, a in arrays.items()})
+    good.write_bytes(b"(dS'a'\nc_codecs\nencode\n(S'x'\ntRs.")  # with the default that was written over above
+    assert "no state dict was found" in refused(good)
 
 
 # Broken files ----------------------------------------------------------------------------------------------

@@ -199,6 +199,26 @@ def test_other_precisions_keep_their_dtype(dtype: torch.dtype, tolerance: float)
     torch.testing.assert_close(actual[-1], images[-1], rtol=0, atol=1e-6)  # the whole side
 
 
+@pytest.mark.xfail(strict=True, reason="the product of the two matrices is still autocast")
+def test_autocast_changes_nothing() -> None:
+    """Augmentation is no part of the network: rounded matrices would brighten and darken it in bands."""
+    images, sides = torch.cat([smooth(4, 2, 48), constant(4, 2, 48)]), torch.tensor([6, 13, 29, 48] * 2)
+    expected = downsample_upsample(images, sides)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = downsample_upsample(images, sides)
+        half = downsample_upsample(images.bfloat16(), sides)
+    assert actual.dtype == torch.float32 and half.dtype == torch.bfloat16
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(half.float(), expected, rtol=0, atol=0.03)
+    torch.testing.assert_close(half[4:].float(), constant(4, 2, 48).bfloat16().float(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_constants_stay(dtype: torch.dtype) -> None:
+    images = torch.full((64, 1, 64, 64), 2.0, dtype=dtype)
+    assert torch.equal(downsample_upsample(images, torch.arange(1, 65)), images)
+
+
 # Spectrum --------------------------------------------------------------------------------------------------
 
 
