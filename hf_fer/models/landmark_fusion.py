@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -97,8 +98,9 @@ class FusionTransformer(nn.Module):
         self.embed3 = nn.Conv2d(dims[2], embed_dim, 1)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.empty(1, 3 * side * side + 1, embed_dim))
-        self.blocks = nn.Sequential(*(Block(embed_dim, heads, qkv_bias=True) for _ in range(depth)))
-        self.norm = nn.LayerNorm(embed_dim)
+        norm = partial(nn.LayerNorm, eps=1e-6)  # ViT's; timm's default has changed over time
+        self.blocks = nn.Sequential(*(Block(embed_dim, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)))
+        self.norm = norm(embed_dim)
         self.gate = nn.Sequential(
             nn.Linear(embed_dim, embed_dim), nn.ReLU(), nn.Linear(embed_dim, embed_dim), nn.Sigmoid()
         )

@@ -12,13 +12,13 @@ from .backbones import create_backbone, keep_own_initialization, reset_missing_w
 from .configuration_base import FerConfig
 
 
-def load_weights(module: nn.Module, source: str) -> Any:
+def load_weights(module: nn.Module, source: str, minimum: float = 0.8) -> Any:
     """`hf_fer.models.load_pretrained_weights`, which is not copied next to a pushed model: answers need none of it."""
     try:
         from hf_fer.models.pretrained_weights import load_pretrained_weights
     except ImportError as error:
         raise ImportError("loading pretrained backbone weights needs hf-fer: pip install hf-fer") from error
-    return load_pretrained_weights(module, source)
+    return load_pretrained_weights(module, source, minimum)
 
 
 class FerPreTrainedModel(PreTrainedModel):

@@ -56,9 +56,15 @@ class GReFELForImageClassification(FerPreTrainedModel):
             self.attentive = AttentiveCorrection(config.embed_dim, config.attentive_width, config.num_labels)
         self.post_init()
         # A random stream must not be frozen. Built on the meta device, the model is about to be loaded.
-        self._landmarks_loaded = next(self.landmarks.parameters()).is_meta
+        self._landmarks_loaded, self._landmarks_frozen = next(self.landmarks.parameters()).is_meta, False
         self.landmarks.register_load_state_dict_post_hook(self._note_loaded_landmarks)
         self._freeze_landmarks()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # transformers calls this, after loading, for the modules that the checkpoint did not fill.
+        if any(module is part for part in self.landmarks.modules()):
+            self._landmarks_loaded = False
+        super()._init_weights(module)
 
     def load_landmark_weights(self, source: str) -> Any:
         """Loads pretrained weights into the landmark stream and freezes it, in this model and in its config.
@@ -70,9 +76,9 @@ class GReFELForImageClassification(FerPreTrainedModel):
             A `WeightsReport`.
 
         Raises:
-            ValueError: see `load_backbone_weights`.
+            ValueError: see `load_backbone_weights`; here everything must match, since what is frozen never learns.
         """
-        report = load_weights(self.landmarks, source)
+        report = load_weights(self.landmarks, source, minimum=1.0)
         self.config.landmark_weights = report.source
         self._landmarks_loaded = True
         self._freeze_landmarks()
@@ -193,10 +199,16 @@ class GReFELForImageClassification(FerPreTrainedModel):
 
     def _freeze_landmarks(self) -> None:
         if self.config.landmark_weights is not None:
+            self._landmarks_frozen = True
             self.landmarks.requires_grad_(False).eval()
+        elif self._landmarks_frozen:  # the config was changed: it trains with the rest again
+            self._landmarks_frozen = False
+            self.landmarks.requires_grad_(True)
 
     def _note_loaded_landmarks(self, module: nn.Module, incompatible: Any) -> None:
-        self._landmarks_loaded |= not incompatible.missing_keys
+        own = module.state_dict().keys()  # the list is of the whole model's missing keys
+        if not any(key.rpartition("landmarks.")[2] in own for key in incompatible.missing_keys):
+            self._landmarks_loaded = True
 
 
 class Anchors(nn.Module):

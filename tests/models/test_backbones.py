@@ -329,11 +329,24 @@ def test_missing_tensors_get_their_defaults_and_others_stay() -> None:
     assert scale.gamma.std().item() == pytest.approx(0.02, rel=0.2) and scale.steps.tolist() == [0, 0, 0]
 
 
+def test_a_table_made_anew_is_still_saved() -> None:
+    """Swin's blocks register their masks again, as unsaved ones, when they are reset."""
+    backbone = create_backbone("swin_tiny_patch4_window7_224", image_size=SIZE, **TINY["swin_tiny_patch4_window7_224"])
+    block = backbone.body.layers_0.blocks[1]
+    mask = block.attn_mask.clone()
+    without_flags(block, "attn_mask")
+    reset_missing_weights(block)
+    assert torch.equal(block.attn_mask, mask)
+    assert "attn_mask" in block.state_dict()
+
+
 def test_nothing_is_touched_where_nothing_is_missing() -> None:
     for module in (randomize(nn.BatchNorm2d(5)), nn.Linear(4, 4), Scale()):
         before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
         keep_own_initialization(module)
+        state = torch.get_rng_state()
         reset_missing_weights(module)
+        assert torch.equal(torch.get_rng_state(), state)
         assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 

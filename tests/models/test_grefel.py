@@ -449,9 +449,9 @@ def fusion_by_loops(module: FusionTransformer, heads: int, levels: Sequence[Tens
     x: Matrix = [s["cls_token"][0][0]]
     x += [m[:, i, j].tolist() for m in maps for i in range(m.shape[1]) for j in range(m.shape[2])]
     x = [added(token, place) for token, place in zip(x, s["pos_embed"][0], strict=True)]
-    for b, block in enumerate(module.blocks):
+    for b in range(len(module.blocks)):
         p = {name.removeprefix(f"blocks.{b}."): value for name, value in s.items() if name.startswith(f"blocks.{b}.")}
-        width, eps = len(x[0]), block.norm1.eps
+        width, eps = len(x[0]), 1e-6
         normed = [layer_norm(token, p["norm1.weight"], p["norm1.bias"], eps) for token in x]
         qkv = [linear(token, p["attn.qkv.weight"], p["attn.qkv.bias"]) for token in normed]
         keys, values = [t[width : 2 * width] for t in qkv], [t[2 * width :] for t in qkv]
@@ -461,7 +461,7 @@ def fusion_by_loops(module: FusionTransformer, heads: int, levels: Sequence[Tens
         normed = [layer_norm(token, p["norm2.weight"], p["norm2.bias"], eps) for token in x]
         hidden = [[gelu(v) for v in linear(t, p["mlp.fc1.weight"], p["mlp.fc1.bias"])] for t in normed]
         x = [added(t, linear(h, p["mlp.fc2.weight"], p["mlp.fc2.bias"])) for t, h in zip(x, hidden, strict=True)]
-    e = layer_norm(x[0], s["norm.weight"], s["norm.bias"], 1e-5)
+    e = layer_norm(x[0], s["norm.weight"], s["norm.bias"], 1e-6)
     hidden = [max(v, 0.0) for v in linear(e, s["gate.0.weight"], s["gate.0.bias"])]
     gate = [1 / (1 + math.exp(-v)) for v in linear(hidden, s["gate.2.weight"], s["gate.2.bias"])]
     return torch.tensor([v * g for v, g in zip(e, gate, strict=True)], dtype=torch.float64)
@@ -843,31 +843,30 @@ def test_the_gradient_is_that_of_the_whole_loss() -> None:
     """Against finite differences: nothing on the way is detached, the confidences included."""
     model = with_frozen_statistics(decided(**WEIGHTS))
     images, labels = images_for(model), torch.tensor(IDS)
-    places = {
-        "classifier.8.bias": (1,),
-        "classifier.0.weight": (2, 3),
-        "anchors.weight": (1, 2, 3),
-        "attentive.classifier.weight": (0, 1),
-        "attentive.query_key_value.weight": (3, 2),
-        "fusion.cls_token": (0, 0, 1),
-        "cross_attentions.1.position_bias": (3, 0),
-        "landmark_conv.weight": (2, 3, 1, 1),
-        "landmarks.conv1.conv.weight": (1, 2, 0, 1),
-        "backbone.input_layer.0.weight": (0, 0, 1, 1),
-    }
     model(images, labels=labels).loss.backward()
     step = 1e-6
-    for name, place in places.items():
+    for name in (
+        "classifier.8.bias",
+        "classifier.0.weight",
+        "anchors.weight",
+        "attentive.classifier.weight",
+        "attentive.query_key_value.weight",
+        "fusion.cls_token",
+        "cross_attentions.1.position_bias",
+        "landmark_conv.weight",
+        "landmarks.conv1.conv.weight",
+        "backbone.input_layer.0.weight",
+    ):
         parameter = model.get_parameter(name)
+        gradient = parameter.grad.flatten()
+        place = gradient.abs().argmax()  # where it can be told from rounding
         with torch.no_grad():
             losses = []
-            for sign in (1, -2):
-                parameter[place] += sign * step
+            for move in (step, -2 * step):
+                parameter.view(-1)[place] += move
                 losses.append(model(images, labels=labels).loss.item())
-            parameter[place] += step
-        actual = parameter.grad[place].item()
-        assert actual == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=1e-4, abs=1e-7), name
-        assert abs(actual) > 1e-5, name
+            parameter.view(-1)[place] += step
+        assert gradient[place].item() == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=1e-5), name
 
 
 @pytest.mark.parametrize(
@@ -1297,16 +1296,14 @@ def test_copies_know_for_themselves_what_was_loaded() -> None:
         model.train()(images_for(model), labels=torch.tensor(IDS))
 
 
-@pytest.mark.xfail(strict=True, reason="what was frozen at construction stays so: it trains on, frozen and random")
 def test_the_way_out_that_the_error_names_trains_the_stream() -> None:
     model = build(landmark_weights="detector")
     model.config.landmark_weights = None
     before = tensors(model.landmarks)
-    train_a_step(model)
+    train_a_step(model.train())
     assert not torch.equal(model.landmarks.conv1.conv.weight, before["conv1.conv.weight"])
 
 
-@pytest.mark.xfail(strict=True, reason="everything built on the meta device passes for loaded")
 @pytest.mark.parametrize("lacking", ["landmarks.", "landmarks.conv_5."])
 def test_a_checkpoint_that_lacks_the_stream_is_not_pretrained_enough(lacking: str, tmp_path: Path) -> None:
     assert saved_without(build(landmark_weights="detector"), tmp_path, lacking)
@@ -1315,10 +1312,7 @@ def test_a_checkpoint_that_lacks_the_stream_is_not_pretrained_enough(lacking: st
         loaded.train()(images_for(loaded), labels=torch.tensor(IDS))
 
 
-AFTERWARDS = pytest.mark.xfail(strict=True, reason="the hook is shown what the modules before the stream lack, too")
-
-
-@pytest.mark.parametrize("lacking", ["classifier.", pytest.param("backbone.", marks=AFTERWARDS)])
+@pytest.mark.parametrize("lacking", ["classifier.", "backbone."])
 def test_what_else_a_state_dict_lacks_is_no_matter(lacking: str) -> None:
     model, other = build(landmark_weights="detector"), build(seed=1)
     state = {name: tensor for name, tensor in other.state_dict().items() if not name.startswith(lacking)}
@@ -1327,7 +1321,6 @@ def test_what_else_a_state_dict_lacks_is_no_matter(lacking: str) -> None:
     assert_frozen(model)
 
 
-@pytest.mark.xfail(strict=True, reason="four fifths of the tensors are enough, and the others stay random and frozen")
 def test_a_file_without_a_part_of_the_stream_is_refused(tmp_path: Path) -> None:
     state = {name: tensor for name, tensor in detector().state_dict().items() if not name.startswith("conv_6_sep")}
     torch.save({"state_dict": state}, tmp_path / "mobilefacenet.pth.tar")
