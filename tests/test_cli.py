@@ -314,7 +314,7 @@ def test_train_hands_its_flags_on(
         ("mek", ["--config", str(config), *flags]),
         ("mek", ["--config", str(config), "--lr=0.1", "--debug"]),
     ]
-    assert "one of mek" in sentence(capsys, "train", str(config), "--method", "nothing")
+    assert "one of hsac, mek" in sentence(capsys, "train", str(config), "--method", "nothing")
     assert "no such configuration" in sentence(capsys, "train", str(tmp_path / "mek_x.yaml"))
     assert "CONFIG" in sentence(capsys, "train")
 

@@ -86,9 +86,10 @@ def create_backbone(
         return _create_face_backbone(name, in_chans, stem_pool, kwargs)
     body = _create_timm_model(name, image_size, features_only=True, out_indices=(-1,), in_chans=in_chans, **kwargs)
     if not stem_pool:
-        if not isinstance(getattr(body, "maxpool", None), nn.Module):
+        pool = next((n for n in ("maxpool", "pool0") if isinstance(getattr(body, n, None), nn.Module)), None)
+        if pool is None:
             raise ValueError(f"stem_pool=False, but backbone {name!r} has no stem pooling to drop")
-        body.maxpool = nn.Identity()
+        setattr(body, pool, nn.Identity())
     _make_buffers_persistent(body)
     return Backbone(body, body.feature_info.channels()[-1])
 
@@ -127,7 +128,7 @@ def _create_face_backbone(name: str, in_chans: int, stem_pool: bool, kwargs: dic
         raise ValueError(f"stem_pool=False, but backbone {name!r} has no stem pooling to drop")
     try:
         return _FACE_BACKBONES[name](in_chans=in_chans, **kwargs)
-    except TypeError as error:
+    except (IndexError, TypeError) as error:
         raise ValueError(f"backbone {name!r} cannot be built with {kwargs}: {error}") from error
 
 

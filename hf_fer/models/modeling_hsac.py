@@ -19,7 +19,7 @@ from .configuration_hsac import HSACConfig
 from .losses import classification_difficulty, label_distribution_loss, one_hot_targets, soft_cross_entropy
 from .modeling_base import MapClassifier
 from .modeling_outputs import HSACOutput
-from .resampling import downsample_upsample
+from .resampling import at_least_float32, downsample_upsample
 
 
 class HSACForImageClassification(MapClassifier):
@@ -83,7 +83,7 @@ class HSACForImageClassification(MapClassifier):
                 output.losses = {"cross_entropy": output.loss.detach()}
             if views > 1:
                 output.logits_lr = logits_all[batch:]
-                self._add_consistency(output, targets, None if maps is None else maps.float().split(batch))
+                self._add_consistency(output, targets, None if maps is None else at_least_float32(maps).split(batch))
         return output if return_dict else output.to_tuple()
 
     def _num_views(self) -> int:
@@ -161,6 +161,7 @@ class MapDiscriminator(nn.Module):
         """(B, K, H, W) maps to (B,) logits of being an image's own."""
         # Not in half precision: spectral norm divides by what it estimates, and the maps are small.
         with torch.autocast(maps.device.type, enabled=False):
+            maps = maps.to(self.convs[0].bias.dtype)
             for conv in self.convs[:-1]:
                 maps = F.leaky_relu(conv(maps), 0.2)
             return self.convs[-1](maps).mean(dim=(1, 2, 3))

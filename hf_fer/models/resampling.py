@@ -23,12 +23,12 @@ def downsample_upsample(images: Tensor, sides: Tensor) -> Tensor:
     """
     size = images.shape[-1]
     whole = torch.full_like(sides, size)
-    matrix = _bicubic_matrices(sides, whole, size) @ _bicubic_matrices(whole, sides, size)
-    matrix = matrix[:, None]
     # In at least float32: the matrices' rows, rounded to half precision, would no longer sum to 1.
     with torch.autocast(images.device.type, enabled=False):
         wide = at_least_float32(images)
-        return (matrix.to(wide) @ wide @ matrix.to(wide).mT).to(images.dtype)
+        matrix = _bicubic_matrices(sides, whole, size) @ _bicubic_matrices(whole, sides, size)
+        matrix = matrix[:, None].to(wide)
+        return (matrix @ wide @ matrix.mT).to(images.dtype)
 
 
 def _bicubic_matrices(size_in: Tensor, size_out: Tensor, room: int) -> Tensor:
