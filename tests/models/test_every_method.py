@@ -237,9 +237,9 @@ def test_a_round_trip_keeps_every_bit(method: str, row: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@each_method
-def test_half_precision_loads_and_answers_alike(method: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    model = build(method)
+@each_graph
+def test_half_precision_loads_and_answers_alike(method: str, row: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    model = build(method, row)
     model.save_pretrained(tmp_path)
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path, dtype=dtype)
     assert next(loaded.parameters()).dtype == dtype
