@@ -1,4 +1,4 @@
-"""The `hf-fer` command: predict, evaluate, train.
+"""The `hf-fer` command: predict, evaluate, train, data.
 
 Everything that takes time to import is imported inside the function that needs it, so that `--help` and a
 mistyped option answer at once. Exit codes: 0 done, 1 a bug of ours, 2 something the user can put right
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from . import __version__
+from .data import command as data_command
 from .errors import FerError
 
 if TYPE_CHECKING:
@@ -74,6 +75,9 @@ def _run(arguments: list[str], debug: bool) -> int:
         return _train(options, flags, debug)
     if flags:
         raise FerError(f"unrecognized arguments: {' '.join(flags)}; see `hf-fer {options.command} --help`")
+    if options.command == "data":
+        options.debug = debug
+        return data_command.run(options)
     if not debug:
         _quieten()
     return _predict(options) if options.command == "predict" else _evaluate(options)
@@ -271,15 +275,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _dataset_options(options: argparse.Namespace) -> dict[str, Any]:
     """Only what was asked for: each data set has options and defaults of its own."""
-    chosen: dict[str, Any] = {}
-    for item in options.option:
-        key, sign, value = item.partition("=")
-        if not sign or not key:
-            raise FerError(f"--option {item}: write it as NAME=VALUE")
-        try:
-            chosen[key] = json.loads(value)
-        except ValueError:
-            chosen[key] = value
+    chosen = data_command.parse_options(options.option)
     if options.label_rule is not None:
         chosen["label_rule"] = options.label_rule
     if options.classes is not None:
@@ -399,6 +395,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("config", metavar="CONFIG", help="the recipe, such as recipes/configs/mek_ferplus.yaml")
     train.add_argument("--method", metavar="M", help="default: the beginning of CONFIG's name")
+
+    data_command.add_parser(commands)
     return parser
 
 

@@ -23,6 +23,14 @@ __all__ = ["DATASETS", "load_fer_dataset"]
 # Where each loader is; `synthetic` alone has no raw download.
 _LOADERS: dict[str, tuple[str, str]] = {
     "ferplus": ("ferplus", "load_ferplus"),
+    "affectnet": ("affectnet", "load_affectnet"),
+    "affwild2": ("affwild2", "load_affwild2"),
+    "fer2013": ("fer2013", "load_fer2013"),
+    "rafdb": ("rafdb", "load_rafdb"),
+    "jaffe": ("jaffe", "load_jaffe"),
+    "ferg": ("ferg", "load_ferg"),
+    "sfew": ("sfew", "load_sfew"),
+    "caers": ("caers", "load_caers"),
     "synthetic": ("synthetic", "load_synthetic"),
 }
 _WITH_ROOT = tuple(name for name in _LOADERS if name != "synthetic")

@@ -15,8 +15,6 @@ made from that tree, the icon carries the votes of the first, while the CSV pair
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import io
 import os
 import re
@@ -28,6 +26,7 @@ import numpy as np
 
 from ..errors import FerError
 from ..labels import label_names
+from .fer2013_csv import KAGGLE, USAGE, cached_rows, check_usage, csv_rows, encode_pixels, file_stamp, find_columns
 from .raw_files import check_counts as check_official_counts
 from .raw_files import raw_folder, short
 
@@ -54,19 +53,13 @@ OFFICIAL_COUNTS: dict[tuple[str, int], tuple[int, int, int]] = {
 }
 
 WHERE_TO_GET = (
-    "get fer2013new.csv from https://github.com/microsoft/FERPlus and fer2013.csv from Kaggle's "
-    '"Challenges in Representation Learning: Facial Expression Recognition Challenge" '
-    "(fer2013.tar.gz), and put both into one folder"
+    f"get fer2013new.csv from https://github.com/microsoft/FERPlus and {KAGGLE}, and put both into one folder"
 )
 
 _FOLDERS = {"train": "FER2013Train", "validation": "FER2013Valid", "test": "FER2013Test"}
-_USAGE = {"train": "Training", "validation": "PublicTest", "test": "PrivateTest"}
-_SIDE = 48
 _MAX_VOTE = np.iinfo(np.int16).max
 # Part of the cache key: raise it when the rows that are built from the same files change.
 _CACHE_VERSION = 1
-# "0".."255" only: rejects signs, leading zeros, underscores and everything else int() would take.
-_PIXEL = {str(value): value for value in range(256)}
 _DIGITS = frozenset("0123456789")
 _SHARD = re.compile(r"-\d+-of-(\d{1,9})\.parquet$")
 
@@ -255,8 +248,7 @@ def _build_split(
     cache_dir: str | os.PathLike[str] | None,
 ) -> Dataset:
     """All named rows of a split: `image`, `votes`, `image_name`; built once, then read from the cache."""
-    from datasets import Dataset, Features, Image, List, NamedSplit, Value
-    from datasets.exceptions import DatasetGenerationError
+    from datasets import Features, Image, List, Value
 
     features = Features(
         {
@@ -265,26 +257,8 @@ def _build_split(
             "image_name": Value("string"),
         }
     )
-    # `datasets` hashes these arguments into the cache key; tuples, because it splits lists into shards.
     arguments = {"form": form, "files": files, "split": split, "stamp": stamp}
-    try:
-        dataset = Dataset.from_generator(
-            _rows,
-            features=features,
-            cache_dir=None if cache_dir is None else str(cache_dir),
-            gen_kwargs=arguments,
-            split=NamedSplit(split),
-        )
-    except DatasetGenerationError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, FerError):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
-            raise
-        raise cause from None
-    if not isinstance(dataset, Dataset):
-        raise TypeError(f"expected a Dataset, not {type(dataset).__name__}")
-    return dataset
+    return cached_rows(_rows, arguments, features, cache_dir)
 
 
 def _stamp(form: str, files: tuple[str, ...]) -> tuple[Any, ...]:
@@ -293,12 +267,8 @@ def _stamp(form: str, files: tuple[str, ...]) -> tuple[Any, ...]:
     if form == "folders":
         with os.scandir(paths[0].parent) as entries:
             paths += sorted(Path(entry.path) for entry in entries if entry.is_file())
-    stats = [path.stat() for path in paths]
-    # Hashed, or the key of a folder tree would be megabytes.
-    digest = hashlib.sha256()
-    for path, stat in zip(paths, stats, strict=True):
-        digest.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-    return (_CACHE_VERSION, digest.hexdigest())
+    # A digest, or the key of a folder tree would be megabytes.
+    return (_CACHE_VERSION, file_stamp(paths))
 
 
 def _rows(form: str, files: tuple[str, ...], split: str, stamp: tuple[Any, ...]) -> Iterator[Row]:
@@ -392,18 +362,12 @@ def _read_csv_pair(files: tuple[str, ...], split: str) -> Iterator[Row]:
     and both files must end together. A row without a name is an image that FERPlus dropped as no face.
     """
     pixel_file, vote_file = files
-    pixel_rows = _csv_rows(pixel_file, header=True)
-    vote_rows = _csv_rows(vote_file, header=True)
+    pixel_rows = csv_rows(pixel_file, header=True, where_to_get=WHERE_TO_GET)
+    vote_rows = csv_rows(vote_file, header=True, where_to_get=WHERE_TO_GET)
     _, pixel_header = next(pixel_rows, (0, []))
     _, vote_header = next(vote_rows, (0, []))
-    # Kaggle has the same table with other column orders; the votes' order is part of the format.
-    lowered = [name.lower() for name in pixel_header]
-    if lowered.count("pixels") != 1 or lowered.count("usage") != 1:
-        raise FerError(
-            f"{pixel_file}: the header must be emotion,pixels,Usage, not {short(','.join(pixel_header))}; "
-            f"{WHERE_TO_GET}."
-        )
-    pixel_column, usage_column = lowered.index("pixels"), lowered.index("usage")
+    pixel_column, usage_column = find_columns(pixel_file, pixel_header, ("pixels", "usage"), WHERE_TO_GET)
+    # The votes' order is part of the format.
     expected = ["usage", "image name", *(name.lower() for name in VOTE_COLUMNS)]
     if [name.lower() for name in vote_header] != expected:
         raise FerError(
@@ -429,20 +393,17 @@ def _read_csv_pair(files: tuple[str, ...], split: str) -> Iterator[Row]:
         if len(vote_row) != len(vote_header):
             raise FerError(f"{vote_file}, line {vote_line}: {len(vote_row)} columns, not {len(vote_header)}.")
         usage = pixel_row[usage_column]
-        if usage not in _USAGE.values():
-            raise FerError(
-                f"{pixel_file}, line {pixel_line}: Usage is {short(usage)}, not one of {', '.join(_USAGE.values())}."
-            )
+        check_usage(pixel_file, pixel_line, usage)
         if vote_row[0] != usage:
             raise FerError(
                 f"{vote_file}, line {vote_line}: Usage is {short(vote_row[0])}, but {usage!r} in the same "
                 f"row of {pixel_file}, so the two files are not row-aligned; {WHERE_TO_GET}."
             )
-        if usage != _USAGE[split] or not vote_row[1]:
+        if usage != USAGE[split] or not vote_row[1]:
             continue
         yield {
             "image": {
-                "bytes": _encode_pixels(pixel_row[pixel_column], pixel_file, pixel_line),
+                "bytes": encode_pixels(pixel_row[pixel_column], pixel_file, pixel_line, WHERE_TO_GET),
                 "path": vote_row[1],
             },
             "votes": _parse_votes(vote_row[2:], vote_file, vote_line),
@@ -455,7 +416,7 @@ def _read_folder(files: tuple[str, ...], split: str) -> Iterator[Row]:
     (label_file,) = files
     folder = Path(label_file).parent
     votes = len(VOTE_COLUMNS)
-    for line, row in _csv_rows(label_file, header=False):
+    for line, row in csv_rows(label_file, header=False, where_to_get=WHERE_TO_GET):
         # The official script writes name and votes; the official repository's files have a face box between.
         if len(row) not in (1 + votes, 2 + votes):
             raise FerError(
@@ -528,22 +489,6 @@ _READERS: dict[str, Callable[[tuple[str, ...], str], Iterator[Row]]] = {
 }
 
 
-def _csv_rows(file: str, header: bool) -> Iterator[tuple[int, list[str]]]:
-    """(line number, stripped fields) of each row that is not blank, the header included."""
-    line = 0
-    try:
-        with Path(file).open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream)
-            for row in reader:
-                line = reader.line_num
-                if row:
-                    yield line, [field.strip() for field in row]
-    except (csv.Error, UnicodeDecodeError, OSError) as error:
-        raise FerError(f"{file} cannot be read as CSV after line {line} ({short(str(error))}).") from error
-    if header and line == 0:
-        raise FerError(f"{file} is empty; {WHERE_TO_GET}.")
-
-
 def _parse_votes(fields: list[str], file: str, line: int) -> list[int]:
     # Digits only and short: int() would also take signs, underscores and other scripts' digits.
     if any(not field or len(field) > 5 or not _DIGITS.issuperset(field) for field in fields):
@@ -552,27 +497,6 @@ def _parse_votes(fields: list[str], file: str, line: int) -> list[int]:
     if max(votes) > _MAX_VOTE:
         raise FerError(f"{file}, line {line}: votes must lie in 0..{_MAX_VOTE}, not {short(votes)}.")
     return votes
-
-
-def _encode_pixels(text: str, file: str, line: int) -> bytes:
-    """A pixels field (2,304 grey values, row by row) as a lossless 48x48 PNG."""
-    from PIL import Image
-
-    values = text.split()
-    if len(values) != _SIDE * _SIDE:
-        raise FerError(
-            f"{file}, line {line}: {len(values)} pixels, not {_SIDE * _SIDE}; the file is damaged: {WHERE_TO_GET}."
-        )
-    try:
-        data = bytes(_PIXEL[value] for value in values)
-    except KeyError as error:
-        raise FerError(
-            f"{file}, line {line}: pixel {short(error.args[0])} is not an integer in 0..255; "
-            f"the file is damaged: {WHERE_TO_GET}."
-        ) from None
-    buffer = io.BytesIO()
-    Image.frombytes("L", (_SIDE, _SIDE), data).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def _checked_image(data: bytes, where: str) -> bytes:

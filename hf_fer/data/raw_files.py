@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FerError
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import Dataset, DatasetDict, Features
+
+#: Rows of a split one by one and, as the return value, what was counted on the way; "rows" is how many came.
+Rows = Generator[dict[str, Any], None, dict[str, int]]
+
+# What a generator of `cached_split` counted, until it lies beside the rows in the cache.
+_COUNTED: dict[str, dict[str, int]] = {}
 
 
 def raw_folder(title: str, root: str | os.PathLike[str] | None, where_to_get: str) -> Path:
@@ -87,6 +96,103 @@ def build_splits(
         plain = {**columns, "image": [str(path) for path in columns["image"]]}
         result[split] = Dataset.from_dict(plain, features=Features(schema))
     return DatasetDict(result)
+
+
+def cached_split(
+    rows: Callable[..., Rows],
+    arguments: Mapping[str, Any],
+    features: Features,
+    split: str,
+    stamp: str,
+    empty: str,
+    cache_dir: str | os.PathLike[str] | None,
+) -> tuple[Dataset, dict[str, int], bool]:
+    """The rows of a generator, written once into the cache of `datasets` and memory-mapped from there.
+
+    Args:
+        rows: a function of a module; its generator returns what it counted.
+        arguments: of `rows`: plain values, and tuples rather than lists.
+        features: of the rows.
+        split: name of the split.
+        stamp: what the rows depend on beside the arguments, see `files_stamp`.
+        empty: the sentence to raise where there is no row.
+        cache_dir: cache folder of `datasets`; None is its default.
+
+    Returns:
+        dataset: the rows.
+        counts: what the generator returned when they were built.
+        built: whether that was now.
+
+    Raises:
+        FerError: as `rows` raises it, or `empty`.
+    """
+    from datasets import Dataset, NamedSplit
+    from datasets.exceptions import DatasetGenerationError
+
+    key = f"{stamp} {split}"
+    _COUNTED.pop(key, None)
+    try:
+        dataset = Dataset.from_generator(
+            _counted_rows,
+            features=features,
+            cache_dir=None if cache_dir is None else str(cache_dir),
+            gen_kwargs={"rows": rows, "arguments": dict(arguments), "key": key, "empty": empty},
+            split=NamedSplit(split),
+        )
+    except DatasetGenerationError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, FerError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise cause from None
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"expected a Dataset, not {type(dataset).__name__}")
+    file = Path(dataset.cache_files[0]["filename"]).with_suffix(".counts.json")
+    built = key in _COUNTED
+    if not built:
+        try:
+            return dataset, json.loads(file.read_text(encoding="utf-8")), False
+        except (OSError, ValueError):  # a kill came between the rows and the counts
+            for _ in _counted_rows(rows, dict(arguments), key, empty):
+                pass
+    counts = _COUNTED.pop(key)
+    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    with contextlib.suppress(OSError):  # a cache that others may only read: they count again
+        temporary.write_text(json.dumps(counts), encoding="utf-8")
+        temporary.replace(file)
+    return dataset, counts, built
+
+
+def _counted_rows(
+    rows: Callable[..., Rows], arguments: dict[str, Any], key: str, empty: str
+) -> Generator[dict[str, Any], None, None]:
+    counts = yield from rows(**arguments)
+    if not counts["rows"]:
+        raise FerError(empty)
+    _COUNTED[key] = counts
+
+
+def files_stamp(files: Iterable[os.PathLike[str] | str], *facts: object) -> str:
+    """Hash of `facts` and of the files' paths, sizes and times, in any order: the key of what is built from them.
+
+    A `DirEntry` of `os.scandir` is cheapest; a folder stands for the names in it.
+    """
+    total = count = 0
+    for file in files:
+        stat = (file if isinstance(file, os.DirEntry) else Path(file)).stat()
+        count += 1
+        line = f"{os.fspath(file)}\0{stat.st_size}\0{stat.st_mtime_ns}".encode("utf-8", "surrogateescape")
+        total += int.from_bytes(hashlib.blake2b(line, digest_size=16).digest(), "little")
+    text = "\0".join(map(str, (*facts, count, total)))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def contents(folder: Path) -> str:
+    """The first names in `folder`, for the error that says what lies there instead of what should."""
+    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in os.scandir(folder))
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return f"{', '.join(names[:6])}{more}" if names else "nothing"
 
 
 def short(value: object) -> str:

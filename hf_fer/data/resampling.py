@@ -1,59 +1,231 @@
 """Resolution degradation of whole batches, on any device: bicubic down and up, with a side per sample.
 
-A separable resampling is one small matrix per image axis, so a batch is four matrix products. The matrices
-are Pillow's antialiased bicubic filter (Keys 1981, a = −0.5), and like Pillow each pass (first along the
-rows, then along the columns) ends in 8 bits, so the result follows the per-image path to within rounding.
+A separable resampling is one small matrix per image axis. The matrices are Pillow's antialiased bicubic filter
+(Keys 1981, a = −0.5), and like Pillow each pass (first along the rows, then along the columns) ends in 8 bits, so
+the result is the per-image path's (`hf_fer.data.resolution`) to one grey level: of natural images' values, one or
+two in ten thousand differ by one, and one in millions by two. `benchmarks/data.py` measures both paths, and what lost.
 """
 
 from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import FerError
+
+_SMALL = 64  # px: up to here one product is faster than strips, and threads gain nothing
+
+#: Rows `start:stop` of a matrix, the columns in which they are not zero, and what stands there.
+Band = tuple[slice, slice, Tensor]
+
 
 def bicubic_matrix(size_in: int, size_out: int) -> np.ndarray:
     """Pillow's bicubic resampling along one axis, as (size_out, size_in) float64 with rows summing to 1."""
-    scale = size_in / size_out
-    width = max(scale, 1.0)  # down-sampling stretches the filter: that is the antialiasing
-    centre = (np.arange(size_out) + 0.5) * scale
-    x = np.abs((np.arange(size_in) + 0.5 - centre[:, None]) / width)
+    sizes = torch.tensor([size_in]), torch.tensor([size_out])
+    return bicubic_matrices(*sizes, size_out, size_in, torch.float64)[0].numpy()
+
+
+def bicubic_matrices(sizes_in: Tensor, sizes_out: Tensor, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """Pillow's bicubic resampling along one axis for many pairs of sizes, where the sizes are, without a look at them.
+
+    Args:
+        sizes_in, sizes_out: (B,) int64, at least 1.
+        rows, columns: room for the largest of `sizes_out`, of `sizes_in`.
+        dtype: of the result, and what it is computed in.
+
+    Returns:
+        (B, rows, columns); matrix b is zero below row `sizes_out[b]` and right of column `sizes_in[b]`.
+    """
+    row = torch.arange(rows, device=sizes_in.device)[:, None]
+    column = torch.arange(columns, device=sizes_in.device)
+    size_in, size_out = sizes_in[:, None, None], sizes_out[:, None, None]
+    # The distance of two pixel centres, (column + ½) − (row + ½)·in/out, in units of the filter, which shrinking
+    # stretches by in/out (that is the antialiasing). In whole numbers up to the division, which alone rounds.
+    steps = ((2 * column + 1) * size_out - (2 * row + 1) * size_in).abs()
+    x = steps.to(dtype) / (2 * torch.maximum(size_in, size_out)).to(dtype)
     inner = (1.5 * x - 2.5) * x * x + 1.0
     outer = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
-    weights = np.where(x < 1, inner, np.where(x < 2, outer, 0.0))
-    return weights / weights.sum(axis=1, keepdims=True)
+    weights = torch.where(x < 1, inner, torch.where(x < 2, outer, 0.0))
+    weights = weights * ((column < size_in) & (row < size_out))
+    return weights / weights.sum(dim=2, keepdim=True).where(row < size_out, 1.0)
 
 
 class BatchDegrader:
     """Down-samples each image of a batch to a side of its own and draws it back.
 
+    Two ways to the same values, each the fastest where it is the default:
+
+    - `"bands"` (CPU): side after side, the matrices cut into strips without their zeros. Works from the sides'
+      values, so on a GPU it would wait for them.
+    - `"dense"` (elsewhere): whole matrices made on the device for all images at once, and four batched products.
+      Nothing waits for the device. Where a user lets float32 products run in TF32 (weights of 11 bits), some five
+      values in ten thousand miss by two grey levels.
+
     Args:
-        size: side of the square images in px. The matrices take 8·size³ bytes (1 MB at 48, 90 MB at 224).
+        size: side of the square images in px.
         device: where the batches are.
+        method: "bands" or "dense"; None: by the device.
+
+    Raises:
+        FerError: a size below 1, or another method.
     """
 
-    def __init__(self, size: int, device: torch.device | str = "cpu") -> None:
-        down = np.zeros((size + 1, size, size), np.float32)
-        up = np.zeros((size + 1, size, size), np.float32)
-        for side in range(1, size + 1):
-            down[side, :side] = bicubic_matrix(size, side)
-            up[side, :, :side] = bicubic_matrix(side, size)
-        self.size = size
-        self.down = torch.from_numpy(down).to(device)
-        self.up = torch.from_numpy(up).to(device)
+    def __init__(self, size: int, device: torch.device | str = "cpu", method: str | None = None) -> None:
+        if size < 1:
+            raise FerError(f"BatchDegrader: size={size!r} is no side in pixels; give at least 1.")
+        if method not in (None, "bands", "dense"):
+            raise FerError(f"BatchDegrader: method={method!r} does not exist; give 'bands', 'dense' or None.")
+        self.size, self.device = size, torch.device(device)
+        self.method = method or ("bands" if self.device.type == "cpu" else "dense")
+        self._bands: dict[int, tuple[list[Band], list[Band]]] = {}  # at most some size³ bytes: 11 MB at 224
 
+    @torch.no_grad()
     def __call__(self, images: Tensor, sides: Tensor) -> Tensor:
         """
         Args:
-            images: (B, C, size, size) float, values 0–255.
-            sides: (B,) int64, each in 1…size; `size` leaves an image as it is.
+            images: (B, C, size, size), values 0–255, floating point or uint8.
+            sides: (B,) int64, each in 1…size; `size` leaves an image as it is (in whole values).
 
         Returns:
-            (B, C, size, size), whole values 0–255.
+            (B, C, size, size), whole values 0–255 in the dtype of `images`, without a gradient; "bands" leaves
+            them in `channels_last` order, as its last product makes them.
+
+        Raises:
+            FerError: images of another size; with "bands", a side out of its range.
         """
-        sides = sides.to(self.down.device)
-        for matrices in (self.down[sides], self.up[sides]):
-            matrices = matrices[:, None]
-            images = (images @ matrices.mT).round().clamp(0, 255)
-            images = (matrices @ images).round().clamp(0, 255)
-        return images
+        images = images.detach()  # `no_grad` does not reach into threads
+        if images.ndim != 4 or images.shape[2:] != (self.size, self.size):
+            raise FerError(
+                f"This BatchDegrader takes images of {self.size}x{self.size} px, not a tensor of shape "
+                f"{tuple(images.shape)}; make one for that size."
+            )
+        # Half precision would be worth neither the name nor the grey levels.
+        with torch.autocast(images.device.type, enabled=False):
+            return self._in_bands(images, sides) if self.method == "bands" else self._dense(images, sides)
+
+    def _dense(self, images: Tensor, sides: Tensor) -> Tensor:
+        sides = sides.to(images.device, non_blocking=True)
+        whole = torch.full_like(sides, self.size)
+        dtype = torch.float32 if images.device.type == "mps" else torch.float64  # of making them: mps has no float64
+        values = images.float()
+        for sizes in ((whole, sides), (sides, whole)):
+            matrices = _to_22_bits(bicubic_matrices(*sizes, self.size, self.size, dtype))[:, None]
+            values = _to_eight_bits(values @ matrices.mT)
+            values = _to_eight_bits(matrices @ values)
+        return values.to(images.dtype)
+
+    def _in_bands(self, images: Tensor, sides: Tensor) -> Tensor:
+        rows_of: dict[int, list[int]] = defaultdict(list)
+        for row, side in enumerate(sides.tolist()):
+            if not 1 <= side <= self.size:
+                raise FerError(f"The side {side} of image {row} is not in 1…{self.size}; clamp what you draw.")
+            rows_of[side].append(row)
+
+        def degrade(side: int, rows: list[int]) -> Tensor:
+            alike = images[rows[0]][None] if len(rows) == 1 else torch.stack([images[row] for row in rows])
+            return self._degrade_alike(alike.float(), side)
+
+        degraded = torch.empty_like(images, memory_format=torch.channels_last)
+        with _map_single_threaded(parallel=self.size > _SMALL) as map_:
+            for rows, values in zip(rows_of.values(), map_(degrade, rows_of, rows_of.values()), strict=True):
+                for row, image in zip(rows, values, strict=True):
+                    degraded[row].copy_(image)
+        return degraded
+
+    def _degrade_alike(self, values: Tensor, side: int) -> Tensor:
+        """(n, C, size, size) float32, all to one side and back."""
+        size, (count, channels) = self.size, values.shape[:2]
+        if side == size:
+            return _to_eight_bits(values.clone())
+        down, up = self._bands_of(side)
+        # Each product contracts one axis and leaves the new one where the next finds its own last: from
+        # (n, C, H, W) over (w, n, C, H), (w, n, C, h), (W, n, C, h) to (H, W, n, C), and nothing is copied.
+        values = _resample_last_to_first(values.reshape(-1, size), down, side)
+        values = _resample_last(values.view(-1, size), down, side)
+        values = _resample_first(values.view(side, -1), up, size)
+        values = _resample_last_to_first(values.view(-1, side), up, size)
+        return values.view(size, size, count, channels).permute(2, 3, 0, 1)
+
+    def _bands_of(self, side: int) -> tuple[list[Band], list[Band]]:
+        if side not in self._bands:
+            self._bands[side] = tuple(
+                _cut_into_bands(bicubic_matrix(*sizes)) for sizes in ((self.size, side), (side, self.size))
+            )
+        return self._bands[side]
+
+
+@contextmanager
+def _map_single_threaded(parallel: bool) -> Iterator[Callable[..., Iterator[Tensor]]]:
+    """Yields a `map` whose calls run each on one thread and, if `parallel`, side by side on torch's many.
+
+    The products are too small to be shared: threads that wait for each other after every one of them gain little
+    on an idle machine and lose much on a busy one.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield map
+        return
+    torch.set_num_threads(1)
+    try:
+        if parallel:
+            workers = min(threads, 8)  # more would wait for the interpreter
+            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                yield pool.map
+        else:
+            yield map
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _to_eight_bits(values: Tensor) -> Tensor:
+    """Whole values 0–255, in place; halves go up, as in Pillow."""
+    return values.add_(0.5).floor_().clamp_(0, 255)
+
+
+def _to_22_bits(weights: Tensor) -> Tensor:
+    """Float32, rounded as Pillow rounds its weights: where halves are exact there, they are here."""
+    return (weights * 2**22).round().div_(2**22).float()
+
+
+def _cut_into_bands(matrix: np.ndarray) -> list[Band]:
+    """The strips of a matrix, float32."""
+    pieces = 4 if max(matrix.shape) > _SMALL else 1  # four leave out two zeros in three at 224 px
+    height = -(-len(matrix) // pieces)
+    weights = _to_22_bits(torch.from_numpy(matrix))
+    bands = []
+    for start in range(0, len(matrix), height):
+        strip = weights[start : start + height]
+        columns = strip.any(dim=0).nonzero()[:, 0]
+        inside = slice(int(columns[0]), int(columns[-1]) + 1)
+        bands.append((slice(start, start + len(strip)), inside, strip[:, inside].contiguous()))
+    return bands
+
+
+def _resample_first(values: Tensor, bands: list[Band], size: int) -> Tensor:
+    """(in, N) to (size, N)."""
+    out = values.new_empty(size, values.shape[1])
+    for rows, columns, matrix in bands:
+        torch.mm(matrix, values[columns], out=out[rows])
+    return _to_eight_bits(out)
+
+
+def _resample_last(values: Tensor, bands: list[Band], size: int) -> Tensor:
+    """(N, in) to (N, size)."""
+    out = values.new_empty(values.shape[0], size)
+    for rows, columns, matrix in bands:
+        torch.mm(values[:, columns], matrix.T, out=out[:, rows])
+    return _to_eight_bits(out)
+
+
+def _resample_last_to_first(values: Tensor, bands: list[Band], size: int) -> Tensor:
+    """(N, in) to (size, N)."""
+    out = values.new_empty(size, values.shape[0])
+    for rows, columns, matrix in bands:
+        torch.mm(matrix, values[:, columns].T, out=out[rows])
+    return _to_eight_bits(out)

@@ -11,7 +11,7 @@ from hf_fer.errors import FerError
 _EXPORTS = {
     "bootstrap_ci95": "fer_metrics.scores",
     "challenge_score": "fer_metrics.scores",
-    "degrade_image": "resolution",
+    "degrade_image": ".data.resolution",
     "evaluate_model": "protocols",
     "expected_calibration_error": "fer_metrics.scores",
     "negative_log_likelihood": "fer_metrics.scores",
@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from hf_fer.data.resolution import degrade_image
     from hf_fer.evaluation.fer_metrics.scores import (
         bootstrap_ci95,
         challenge_score,
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from hf_fer.evaluation.plots import plot_confusion_matrix, plot_curves, plot_resolution_curve
     from hf_fer.evaluation.protocols import evaluate_model, predict_probabilities
     from hf_fer.evaluation.records import read_record, write_record
-    from hf_fer.evaluation.resolution import degrade_image
 
 
 def metric_path(name: str) -> str:
@@ -71,7 +71,7 @@ def metric_path(name: str) -> str:
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    value = getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
     globals()[name] = value  # the next look-up does not come here
     return value
 

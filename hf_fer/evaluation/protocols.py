@@ -21,9 +21,9 @@ import torch
 from PIL import Image
 
 from hf_fer.data.images import to_rgb
+from hf_fer.data.resolution import degrade_image
 from hf_fer.errors import FerError
 from hf_fer.evaluation.fer_metrics.scores import bootstrap_ci95, score_predictions
-from hf_fer.evaluation.resolution import degrade_image
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

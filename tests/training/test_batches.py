@@ -85,6 +85,33 @@ def test_in_memory_and_lazy_images_are_the_same(channels: int) -> None:
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
+def test_what_a_split_does_to_its_images_is_done_here_too(in_memory: bool) -> None:
+    split = make_split([png(10), png(20), png(30)])
+    labels = torch.tensor(split["label"][:])
+    inverted = split.with_transform(
+        lambda batch: {**batch, "image": [i.point(lambda v: 255 - v) for i in batch["image"]]}
+    )
+    batch = FaceImages(inverted, labels, 12, 1, in_memory).__getitems__([2, 0])
+    assert batch["images"].flatten(1).float().mean(dim=1).tolist() == [225, 245]
+    import datasets
+
+    bilevel = split.cast_column("image", datasets.Image(mode="1"))  # the column's own mode counts
+    images = FaceImages(bilevel, labels, 12, 1, in_memory).__getitems__([0, 1, 2])["images"]
+    assert {*images.unique().tolist()} <= {0, 255}
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_row_without_an_image_is_named(in_memory: bool) -> None:
+    import datasets
+
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    rows = {"image": [{"bytes": png(1), "path": None}, None], "label": [0, 1]}
+    split = datasets.Dataset.from_dict(rows, features=features)
+    with pytest.raises(FerError, match=r"Row 1 .* cannot be decoded \(there is none\)"):
+        FaceImages(split, torch.tensor([0, 1]), 16, 1, in_memory).__getitems__([0, 1])
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
 def test_a_damaged_image_is_named_by_its_row(in_memory: bool) -> None:
     split = make_split([png(1), png(2)[:40], png(3)])
     with pytest.raises(FerError, match=r"Row 1 .* cannot be decoded"):
