@@ -19,8 +19,7 @@ Two official layouts are read, whichever lies in the folder:
 Published counts (per class: `OFFICIAL_TRAIN`): 287,651 images for training and 4,000 for validation with 8 classes,
 283,901 and 3,500 with 7; the newer release has 3,999 for validation, one contempt less. The labels of the official test
 split are not public, so the field reports on the validation split. Who also selects the checkpoint there reports the
-best of
-many tries: select on a part of the training split, and have a protocol report on validation once.
+best of many tries: select on a part of the training split, and have a protocol report on validation once.
 
 Known blemishes, kept so that counts stay comparable: the older lists name some images twice, and a few images cannot be
 decoded (a public loader skips `103/29a31ebf1567693f4644c8ba3476ca9a72ee07fe67a5860d98707a0a.jpg`).
