@@ -114,7 +114,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", metavar="N", type=_count, default=3000, help="images of the loading part")
     parser.add_argument("--threads", metavar="N,N", type=_counts, default=[1, 2], help="CPU threads to degrade with")
     parser.add_argument("--batch-48", metavar="N", type=_count, default=256, help="images in a batch at 48 px")
-    parser.add_argument("--batch-224", metavar="N", type=_count, default=64, help="images in a batch at 224 px")
+    parser.add_argument("--batch-224", metavar="N", type=_count, default=32, help="images in a batch at 224 px")
     parser.add_argument("--repeats", metavar="N", type=_count, default=15, help="rounds")
     parser.add_argument("--output", metavar="FILE", type=Path, help="JSON file to write")
     parser.add_argument("--quick", action="store_true", help="one thread, few images and rounds: does it run?")

@@ -159,12 +159,14 @@ class MapDiscriminator(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, K, H, W) maps to (B,) logits of being an image's own."""
-        # Not in half precision: spectral norm divides by what it estimates, and the maps are small.
+        # In at least float32, whatever the weights are: spectral norm divides by what it estimates, and of maps this
+        # small torch's half-precision convolutions leave parts of a gradient uninitialised on CPUs.
+        maps = at_least_float32(maps)
         with torch.autocast(maps.device.type, enabled=False):
-            maps = maps.to(self.convs[0].bias.dtype)
-            for conv in self.convs[:-1]:
-                maps = F.leaky_relu(conv(maps), 0.2)
-            return self.convs[-1](maps).mean(dim=(1, 2, 3))
+            for k, conv in enumerate(self.convs):
+                maps = maps if k == 0 else F.leaky_relu(maps, 0.2)
+                maps = F.conv2d(maps, conv.weight.to(maps), conv.bias.to(maps), conv.stride, conv.padding)
+            return maps.mean(dim=(1, 2, 3))
 
     def own_loss(self, attn_hr: Tensor, attn_lr: Tensor) -> Tensor:
         """`L_adv_d = −log D(A_H) − log(1 − D(A_L))`, (B,); its gradient reaches the discriminator alone."""

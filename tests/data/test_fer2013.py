@@ -179,6 +179,7 @@ def field(number: int, place: int, value: str) -> Callable[[Path], None]:
         (line(1, lambda _: "emotion,pixels"), ["header must be emotion,pixels,Usage", "'emotion,pixels'"]),
         (line(1, lambda _: "a,pixels,Usage"), ["header", "'a,pixels,Usage'"]),
         (line(1, lambda _: "emotion,emotion,Usage"), ["header"]),
+        (line(1, lambda _: "emotion,pixels,Usage,usage"), ["header", "'emotion,pixels,Usage,usage'"]),
         (lambda file: file.write_text(""), ["fer2013.csv is empty", "Kaggle"]),
         (lambda file: file.write_text("emotion,pixels,Usage\n"), ["no row of the train split (Training)"]),
         (lambda file: file.write_bytes(b"emotion,pixels,Usage\n\xff\xfe\n"), ["cannot be read as CSV"]),

@@ -730,6 +730,18 @@ def test_a_model_of_another_precision_trains(dtype: torch.dtype) -> None:
         assert parameter.grad.dtype == dtype and parameter.grad.isfinite().all(), name
 
 
+def test_half_precision_weights_get_gradients_that_are_numbers() -> None:
+    """Of 1×1 maps most of a kernel sees padding alone: there the gradient is 0, and not whatever memory held."""
+    discriminator = build().discriminator.bfloat16()
+    high, low = torch.randn(2, 8, 5, 3, 3, generator=torch.Generator().manual_seed(0)).unbind()
+    for _ in range(30):
+        discriminator.zero_grad()
+        junk = [torch.full((size,), math.nan) for size in (64, 256, 1024, 4096, 8192)]
+        del junk
+        discriminator.own_loss(high, low).mean().backward()
+        assert all(p.grad.dtype == torch.bfloat16 and p.grad.isfinite().all() for p in discriminator.parameters())
+
+
 # Saving and loading ----------------------------------------------------------------------------------------
 
 
