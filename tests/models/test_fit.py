@@ -102,10 +102,10 @@ def test_stock_trainer_fine_tunes_it(method: str, splits: Any, pretrained: Path,
     shared = config.tiny.get(SHARED_BACKBONE) == config_class("mek").tiny[SHARED_BACKBONE]
     if shared:
         assert not model.load_backbone_weights(str(pretrained)).missing
-    accuracy, losses = fine_tune(model, splits, tmp_path, 100 if shared else 240, 3e-3)
-    assert len(losses.steps) == (100 if shared else 240)
+    accuracy, losses = fine_tune(model, splits, tmp_path, 70 if shared else 280, 3e-3)
+    assert len(losses.steps) == (70 if shared else 280)
     assert losses.mean("loss", slice(-30, None)) < losses.mean("loss", slice(30))
-    assert accuracy > 3 * CHANCE
+    assert accuracy > 2.5 * CHANCE
     for step in losses.steps:
         assert all(np.isfinite(value) for value in step.values())
 
@@ -118,8 +118,8 @@ def test_hsacs_scalars_move_as_in_the_paper(splits: Any, pretrained: Path, tmp_p
     trained = model_class("mek").from_pretrained(pretrained)
     model.backbone.load_state_dict(trained.backbone.state_dict())
     model.classifier.load_state_dict(trained.classifier.state_dict())
-    _, losses = fine_tune(model, splits, tmp_path, 120, 3e-3)
-    early, late = slice(0, 20), slice(-40, None)
+    _, losses = fine_tune(model, splits, tmp_path, 90, 3e-3)
+    early, late = slice(0, 20), slice(-30, None)
     assert losses.mean("s_A", late) < losses.mean("s_A", early) - 0.03
     assert losses.mean("tau", late) > losses.mean("tau", early) + 0.02
     assert losses.mean("combined_attention_consistency", late) < losses.mean("combined_attention_consistency", early)
