@@ -66,8 +66,8 @@ def main(argv: list[str] | None = None) -> int:
 
     before = torch.get_num_threads()
     try:
+        loading, skipped = _measure_loading(options)  # first: what is wrong with the data shows at once
         degradation = _measure_degradation(options)
-        loading, skipped = _measure_loading(options)
     except FerError as error:
         print(f"benchmarks/data.py: {error}", file=sys.stderr)
         return 2
@@ -109,8 +109,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--dataset", metavar="NAME", default="ferplus", help="data set of the loading part")
-    parser.add_argument("--root", metavar="FOLDER", type=Path, help="its raw download; without it, FERPlus is left out")
+    parser.add_argument(
+        "--dataset", metavar="NAME", default="ferplus", help="of the loading part, or a prepared folder"
+    )
+    parser.add_argument("--root", metavar="FOLDER", type=Path, help="its raw download; FERPlus is left out without it")
     parser.add_argument("--images", metavar="N", type=_count, default=3000, help="images of the loading part")
     parser.add_argument("--threads", metavar="N,N", type=_counts, default=[1, 2], help="CPU threads to degrade with")
     parser.add_argument("--batch-48", metavar="N", type=_count, default=256, help="images in a batch at 48 px")

@@ -17,9 +17,9 @@ ASSETS = Path(hf_fer.__file__).resolve().parent / "assets"
 TIMES = ("min_ms", "median_ms", "p90_ms", "images_per_second", "ratio")
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "inference.py"), *arguments],
+        [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
@@ -33,7 +33,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 )
 def test_inference_writes_json(tmp_path: Path) -> None:
     output = tmp_path / "new" / "inference.json"
-    done = run("--quick", "--output", str(output))
+    done = run("inference", "--quick", "--output", str(output))
     assert done.returncode == 0, done.stderr
     report = json.loads(output.read_text())
     rows = report["results"]
@@ -55,6 +55,56 @@ def test_inference_writes_json(tmp_path: Path) -> None:
 
 
 def test_inference_refuses_wrong_counts() -> None:
-    done = run("--threads", "1,0")
+    done = run("inference", "--threads", "1,0")
     assert done.returncode == 2
     assert "--threads: invalid list of numbers of at least 1 value: '1,0'" in done.stderr
+
+
+def test_data_writes_json(tmp_path: Path) -> None:
+    from datasets import ClassLabel, Dataset, DatasetDict, Features
+    from datasets import Image as ImageFeature
+    from PIL import Image
+
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["neutral", "happiness"])})
+    faces = [Image.effect_noise((40 + k % 3, 48), 60) for k in range(43)]
+    rows = {"image": faces, "label": [k % 2 for k in range(43)]}
+    DatasetDict({"train": Dataset.from_dict(rows, features=features)}).save_to_disk(tmp_path / "faces")
+    output = tmp_path / "new" / "data.json"
+    done = run("data", "--quick", "--dataset", str(tmp_path / "faces"), "--output", str(output))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(output.read_text())
+    degradation, loading = report["degradation"], report["loading"]
+    assert [row["side"] for row in degradation if row["subject"] == "Pillow, image by image"] == [48, 224]
+    assert [row["subject"] for row in loading] == [
+        "torchvision ImageFolder",
+        "hf-fer, decoded once",
+        "hf-fer, decoded at each visit",
+    ]
+    assert [row["images"] for row in loading] == [40] * 3
+    for row in (*degradation, *loading):
+        assert all(row[key] > 0 for key in ("min_ms", "median_ms", "images_per_second", "speedup"))
+        assert row["min_ms"] <= row["median_ms"]
+        assert row["subject"] in done.stdout
+    for row in degradation:
+        if row["subject"].startswith("BatchDegrader"):
+            assert row["most_off"] <= 1
+            assert row["share_off"] < 2e-3
+    assert report["loading_skipped"] is None
+    assert report["settings"]["quick"] is True
+    assert report["machine"]["cpu"]
+
+
+def test_data_says_what_it_left_out_and_what_is_not_there(tmp_path: Path) -> None:
+    output = tmp_path / "data.json"
+    done = run("data", "--quick", "--output", str(output))
+    assert done.returncode == 0, done.stderr
+    sentence = "Loading was not measured: give FERPlus' raw download by --root."
+    assert sentence in done.stdout
+    report = json.loads(output.read_text())
+    assert report["loading"] == [] and report["loading_skipped"] == sentence
+    assert report["degradation"]
+    done = run("data", "--quick", "--root", str(tmp_path / "nowhere"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("benchmarks/data.py: ")
+    assert "nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
