@@ -733,7 +733,8 @@ def test_a_model_of_another_precision_trains(dtype: torch.dtype) -> None:
 def test_half_precision_weights_get_gradients_that_are_numbers() -> None:
     """Of 1×1 maps most of a kernel sees padding alone: there the gradient is 0, and not whatever memory held."""
     discriminator = build().discriminator.bfloat16()
-    high, low = torch.randn(2, 8, 5, 3, 3, generator=torch.Generator().manual_seed(0)).unbind()
+    high, low = torch.randn(2, 8, 5, 3, 3, generator=torch.Generator().manual_seed(0)).bfloat16().unbind()
+    assert discriminator(high).dtype == torch.float32
     for _ in range(30):
         discriminator.zero_grad()
         junk = [torch.full((size,), math.nan) for size in (64, 256, 1024, 4096, 8192)]
