@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ class FerPreTrainedModel(PreTrainedModel):
     config_class = FerConfig
     base_model_prefix = "backbone"
     main_input_name = "pixel_values"
+    # What `diagnose` returns: the name of each figure, and a line on what it says. No figures unless a method has some.
+    diagnostics: ClassVar[dict[str, str]] = {}
 
     def __init__(self, config: FerConfig) -> None:
         config.validate_fields()  # it may have been changed since it was made
@@ -67,6 +69,37 @@ class FerPreTrainedModel(PreTrainedModel):
             ImportError: this class is remote code, and hf-fer is not installed.
         """
         return load_weights(self.backbone, source)
+
+    @torch.no_grad()
+    def diagnose(self, pixel_values: Tensor, labels: Tensor | None = None, factor: float = 4.0) -> dict[str, Tensor]:
+        """The method's own figures on single images, those of `diagnostics`; {}, without a pass, where it has none.
+
+        In eval mode, and the mode is restored. The images come first in the batch that the classifier gets, so that
+        a hook on it can keep their embeddings from the same pass.
+
+        Args:
+            pixel_values: as for `forward`.
+            labels: (B,) int64 class ids or (B, K) float distributions. None: no figures that compare with a label.
+            factor: down-sampling factor, at least 1, where a method compares the images with a low-resolution view.
+
+        Returns:
+            (B,) at least float32 for each name.
+
+        Raises:
+            ValueError: `factor` is below 1.
+        """
+        if not factor >= 1:
+            raise ValueError(f"factor must be at least 1, got {factor!r}")
+        was_training = self.training
+        self.eval()
+        try:
+            return self._diagnose(pixel_values, labels, factor)
+        finally:
+            self.train(was_training)
+
+    def _diagnose(self, pixel_values: Tensor, labels: Tensor | None, factor: float) -> dict[str, Tensor]:
+        """What `diagnose` returns; called in eval mode and without gradients."""
+        return {}
 
     def _switches(self, return_dict: bool | None, output_hidden_states: bool | None) -> tuple[bool, bool]:
         """Arguments of `forward`, with the config's answer where they are None."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,13 @@ class GReFELForImageClassification(FerPreTrainedModel):
     """
 
     config_class = GReFELConfig
+    diagnostics: ClassVar[dict[str, str]] = {
+        "primary_confidence": "how sure the classification head is: 0 uniform, 1 one-hot",
+        "anchor_confidence": "how sure the correction by anchors is",
+        "attentive_confidence": "how sure the correction by self-attention is",
+        "corrected_confidence": "how sure both corrections are together",
+        "final_confidence": "how sure the answer is",
+    }
 
     def __init__(self, config: GReFELConfig) -> None:
         super().__init__(config)
@@ -162,6 +169,11 @@ class GReFELForImageClassification(FerPreTrainedModel):
             output[f"{name}_distribution"] = distribution
             output[f"{name}_confidence"] = normalized_entropy_confidence(distribution)
         return output
+
+    def _diagnose(self, pixel_values: Tensor, labels: Tensor | None, factor: float) -> dict[str, Tensor]:
+        """The confidences that weigh head and corrections against each other (GReFEL Eqs. 10–11), of those built."""
+        output = self(pixel_values, return_dict=True)
+        return {name: output[name] for name in self.diagnostics if output.get(name) is not None}
 
     def _add_loss(self, output: GReFELOutput, targets: Tensor) -> None:
         """`λ_cls·L_cls + λ_a·L_a + λ_c·L_c` in training mode (GReFEL Eq. 23), else `L_cls` without smoothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,11 @@ class HSACForImageClassification(MapClassifier):
     """
 
     config_class = HSACConfig
+    diagnostics: ClassVar[dict[str, str]] = {
+        "s_A": "low-resolution maps are nearer to the image's (1) or to their mirrored view's (0)",
+        "s_P": "low-resolution prediction is nearer to the image's (1) or to the label (0)",
+        "tau": "0 for a sample that is hard at low resolution, else 1",
+    }
 
     def __init__(self, config: HSACConfig) -> None:
         super().__init__(config)
@@ -113,10 +119,7 @@ class HSACForImageClassification(MapClassifier):
             parts[name] = values.mean()
             weighted.append(weight * values)
 
-        tau = torch.ones_like(logits[:, 0], dtype=torch.float32)
-        if config.difficulty_criterion != "none":
-            tau = classification_difficulty(logits_lr, logits, targets, config.difficulty_criterion).float()
-        output.tau = tau
+        output.tau = tau = self._difficulty(logits_lr, logits, targets)
         if config.attention_weight > 0:
             add("attention_consistency", attention_consistency(maps[1], maps[0]), config.attention_weight)
         if config.prediction_weight > 0:
@@ -138,6 +141,32 @@ class HSACForImageClassification(MapClassifier):
         parts["tau"] = tau.mean()
         output.loss = output.loss + sum(weighted).mean()
         output.losses.update({name: value.detach() for name, value in parts.items()})
+
+    def _difficulty(self, logits_lr: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        """`τ` (B,) float32, by the config's criterion."""
+        if self.config.difficulty_criterion == "none":
+            return torch.ones_like(logits[:, 0], dtype=torch.float32)
+        return classification_difficulty(logits_lr, logits, targets, self.config.difficulty_criterion).float()
+
+    def _diagnose(self, pixel_values: Tensor, labels: Tensor | None, factor: float) -> dict[str, Tensor]:
+        """What HSAC's loss is weighted with (Eqs. 4, 5, 7), here for one factor: training draws one for each image.
+
+        Measured whatever the loss uses of it, so that the rows of Table 1 can be compared.
+        """
+        images = self._images(pixel_values)
+        size = images.shape[-1]
+        side = torch.full(images.shape[:1], max(1, round(size / factor)), device=images.device)
+        low = downsample_upsample(images, side)
+        views = torch.cat([images, low, flip_maps(low)])
+        output = self(views, output_attention_maps=True, return_dict=True)
+        maps, maps_lr, maps_lr_flip = at_least_float32(output.attention_maps).chunk(3)
+        logits, logits_lr, _ = output.logits.chunk(3)
+        figures = {"s_A": combined_attention_consistency(maps_lr, maps, maps_lr_flip)[1]}
+        if labels is not None:
+            targets = one_hot_targets(labels, self.num_labels)
+            figures["s_P"] = label_distribution_loss(logits_lr, logits, targets)[1]
+            figures["tau"] = self._difficulty(logits_lr, logits, targets)
+        return figures
 
 
 class MapDiscriminator(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from transformers import initialization as init
@@ -11,13 +13,16 @@ from .configuration_mek import MEKConfig
 from .losses import effective_number_weights, one_hot_targets, rebalanced_smooth_labels, soft_cross_entropy
 from .modeling_base import MapClassifier
 from .modeling_outputs import FerOutput
-from .resampling import affine_sample
+from .resampling import affine_sample, at_least_float32
 
 
 class MEKForImageClassification(MapClassifier):
     """A plain classifier; MEK is in the loss alone."""
 
     config_class = MEKConfig
+    diagnostics: ClassVar[dict[str, str]] = {
+        "map_consistency": "mean squared difference of the two views' maps (lower: they agree)",
+    }
 
     def __init__(self, config: MEKConfig) -> None:
         super().__init__(config)
@@ -100,6 +105,15 @@ class MEKForImageClassification(MapClassifier):
             ).mean()
             loss = loss + config.consistency_weight * losses["attention_consistency"]
         return loss, {name: value.detach() for name, value in losses.items()}
+
+    def _diagnose(self, pixel_values: Tensor, labels: Tensor | None, factor: float) -> dict[str, Tensor]:
+        """MEK Eq. 3 without the class weights, so that a baseline's maps and MEK's are judged alike."""
+        images = self._images(pixel_values)
+        views = torch.cat([images, self._transform(images)])
+        output = self(views, output_attention_maps=True, return_dict=True)
+        maps, others = at_least_float32(output.attention_maps).chunk(2)
+        ones = torch.ones_like(self.class_weights)
+        return {"map_consistency": rebalanced_attention_consistency(maps, others, ones, realign=self._realign)}
 
     def _transform(self, images: Tensor) -> Tensor:
         """The second view (Table 7): mirrored, zoomed about the centre, or with another gain."""
