@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class IRUnit(nn.Module):
@@ -51,12 +52,21 @@ class IR50(nn.Module):
         self.body1 = _stage(dims[0], dims[0], depths[0])
         self.body2 = _stage(dims[0], dims[1], depths[1])
         self.body3 = _stage(dims[1], dims[2], depths[2])
+        self.grad_checkpointing = False
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """As in timm's networks: keep each stage's input alone, and compute the rest anew for the gradients."""
+        self.grad_checkpointing = enable
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
         """(B, in_chans, H, W) images, as a rule 112×112, to three maps (B, dims[i], H/2^(i+1), W/2^(i+1))."""
-        first = self.body1(self.input_layer(pixel_values))
-        second = self.body2(first)
-        return [first, second, self.body3(second)]
+        maps = [self.input_layer(pixel_values)]
+        for stage in (self.body1, self.body2, self.body3):
+            if self.grad_checkpointing and self.training:
+                maps.append(checkpoint(stage, maps[-1], use_reentrant=False))
+            else:
+                maps.append(stage(maps[-1]))
+        return maps[1:]
 
 
 def _stage(in_channels: int, channels: int, depth: int) -> nn.Sequential:

@@ -32,6 +32,8 @@ class FerPreTrainedModel(PreTrainedModel):
     config_class = FerConfig
     base_model_prefix = "backbone"
     main_input_name = "pixel_values"
+    supports_gradient_checkpointing = True
+    gradient_checkpointing = False
     # What `diagnose` returns: the name of each figure, and a line on what it says. No figures unless a method has some.
     diagnostics: ClassVar[dict[str, str]] = {}
 
@@ -99,6 +101,30 @@ class FerPreTrainedModel(PreTrainedModel):
 
     def _diagnose(self, pixel_values: Tensor, labels: Tensor | None, factor: float) -> dict[str, Tensor]:
         """What `diagnose` returns; called in eval mode and without gradients."""
+        return {}
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *_: Any, **__: Any) -> None:
+        """What transformers' activation (gradient) checkpointing calls; timm's networks do it in their own way."""
+        networks = [module for module in self.modules() if hasattr(module, "set_grad_checkpointing")]
+        if not networks:
+            raise ValueError(f"the backbone {self.config.backbone!r} has no activation checkpointing; turn it off")
+        for network in networks:
+            network.set_grad_checkpointing(enable)
+        self.gradient_checkpointing = enable
+
+    def draw_views(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """What chance decides about the further views of `count` images, as arguments of `forward`.
+
+        A model draws for itself where it is not told. A loop that draws here, for the images of all processes at
+        once, and hands each process its rows, trains alike on one and on many.
+
+        Args:
+            count: number of images.
+            generator: a CPU generator.
+
+        Returns:
+            Tensors (count, ...) by the name of the argument; none where a method has no random view.
+        """
         return {}
 
     def _switches(self, return_dict: bool | None, output_hidden_states: bool | None) -> tuple[bool, bool]:

@@ -48,6 +48,7 @@ class HSACForImageClassification(MapClassifier):
         pixel_values: Tensor,
         labels: Tensor | None = None,
         pixel_values_lr: Tensor | None = None,
+        downsampling_factors: Tensor | None = None,
         output_attention_maps: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -59,7 +60,8 @@ class HSACForImageClassification(MapClassifier):
             labels: (B,) int64 class ids or (B, K) float distributions. In training mode they give HSAC's whole
                 loss; in eval mode the cross-entropy of the one view.
             pixel_values_lr: (B, 3, H, W), the low-resolution views, for those who degrade images themselves; None:
-                made here, with a factor from U(1, `config.max_downsampling`) for each image. Training mode only.
+                made here. Training mode only.
+            downsampling_factors: (B,) float, at least 1, of the views made here; None: drawn, see `draw_views`.
             output_attention_maps: also return the class activation maps.
             output_hidden_states: also return the backbone's last feature map.
         """
@@ -68,7 +70,10 @@ class HSACForImageClassification(MapClassifier):
         views = self._num_views() if self.training and labels is not None else 1
         images = self._images(pixel_values)
         if views > 1:
-            low = self._low_resolution(images) if pixel_values_lr is None else self._images(pixel_values_lr)
+            if pixel_values_lr is None:
+                low = self._low_resolution(images, downsampling_factors)
+            else:
+                low = self._images(pixel_values_lr)
             images = torch.cat([images, low, flip_maps(low)][:views])
         features = self.backbone(images)[-1]
         logits_all = self._classify(features[: 2 * batch])  # the mirrored view counts by its maps alone
@@ -103,11 +108,19 @@ class HSACForImageClassification(MapClassifier):
         config = self.config
         return max(config.combined_attention_weight, config.attention_weight, config.adversarial_weight) > 0
 
-    def _low_resolution(self, images: Tensor) -> Tensor:
-        """Each image down by its own factor from U(1, max) and up again (HSAC Section 4.1)."""
+    def draw_views(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Factors from U(1, `config.max_downsampling`) (HSAC Section 4.1); see the base class."""
+        return {"downsampling_factors": self._factors(torch.rand(count, generator=generator))}
+
+    def _factors(self, draw: Tensor) -> Tensor:
+        return 1 + draw * (self.config.max_downsampling - 1)
+
+    def _low_resolution(self, images: Tensor, factors: Tensor | None = None) -> Tensor:
+        """Each image down by its own factor and up again (HSAC Section 4.1)."""
         batch, size = images.shape[0], images.shape[-1]
-        factor = 1 + torch.rand(batch, device=images.device) * (self.config.max_downsampling - 1)
-        return downsample_upsample(images, (size / factor).round().long().clamp(1, size))
+        if factors is None:
+            factors = self._factors(torch.rand(batch, device=images.device))
+        return downsample_upsample(images, (size / factors).round().long().clamp(1, size))
 
     def _add_consistency(self, output: HSACOutput, targets: Tensor, maps: tuple[Tensor, ...] | None) -> None:
         """Adds everything but `L_ce` of HSAC Eq. 8 to `output.loss`, and what it computes on the way."""

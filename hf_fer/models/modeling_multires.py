@@ -38,6 +38,7 @@ class MultiResForImageClassification(MapClassifier):
         self,
         pixel_values: Tensor,
         labels: Tensor | None = None,
+        resolution_draws: Tensor | None = None,
         output_attention_maps: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -48,13 +49,15 @@ class MultiResForImageClassification(MapClassifier):
                 `config.grayscale` (B, 1, H, W) is taken too. In training mode their resolution is lowered here.
             labels: (B,) int64 class ids or (B, K) float distributions. In training mode they give the balanced
                 cross-entropy; in eval mode the plain one.
+            resolution_draws: (B, 2) float in [0, 1): whether to degrade an image, and to which side; None: drawn here,
+                see `draw_views`. Training mode only.
             output_attention_maps: also return the class activation maps.
             output_hidden_states: also return the backbone's last feature map.
         """
         return_dict, output_hidden_states = self._switches(return_dict, output_hidden_states)
         images = self._images(pixel_values)
         if self.training and self.config.resolution_probability > 0:
-            images = downsample_upsample(images, self._draw_sides(images))
+            images = downsample_upsample(images, self._sides(images, resolution_draws))
         features = self.backbone(images)[-1]
         logits = self._classify(features)
         loss, losses = None, None
@@ -71,10 +74,15 @@ class MultiResForImageClassification(MapClassifier):
         output = FerOutput(loss=loss, logits=logits, losses=losses, attention_maps=maps, hidden_states=hidden_states)
         return output if return_dict else output.to_tuple()
 
-    def _draw_sides(self, images: Tensor) -> Tensor:
+    def draw_views(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Both draws of the double random extraction; see the base class."""
+        return {"resolution_draws": torch.rand(count, 2, generator=generator)}
+
+    def _sides(self, images: Tensor, draws: Tensor | None = None) -> Tensor:
         """Double random extraction: (B,) int64, whether to degrade, and if so to which side in px of `images`."""
         config, batch, size = self.config, images.shape[0], images.shape[-1]
-        degrade, draw = torch.rand(2, batch, device=images.device)
+        draws = torch.rand(batch, 2, device=images.device) if draws is None else draws
+        degrade, draw = draws.unbind(dim=1)
         if config.resolution_mode == "power_of_two":
             low, high = math.log2(config.min_side), math.log2(config.max_side)
             sides = torch.exp2((low + draw * (high - low)).floor())

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from ..errors import FerError
 
@@ -17,24 +20,41 @@ def save_checkpoint(accelerator: Any, folder: Path, progress: dict[str, Any], ke
     """Writes `folder/step-00000123` under a temporary name, renames it, and drops the oldest beyond `keep`.
 
     Every process calls it, once for an update. `progress` (JSON) holds `update`, from which the name comes.
+
+    Raises:
+        FerError: it cannot be written, on a full disk for example; what was written of it is removed, and the
+            checkpoints before it stay.
     """
     final = folder / f"{_PREFIX}{progress['update']:08d}"
     temporary = folder / f".writing-{final.name}"
-    if accelerator.is_main_process:
-        for cut_short in folder.glob(".writing-*"):
-            shutil.rmtree(cut_short)
-        temporary.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(temporary))
-    accelerator.wait_for_everyone()  # save_state does not wait for the slowest
-    if accelerator.is_main_process:
-        (temporary / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
-        _sync(temporary)
-        temporary.rename(final)
-        for old in list_checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
+    try:
+        if accelerator.is_main_process:
+            for cut_short in folder.glob(".writing-*"):
+                shutil.rmtree(cut_short)
+            temporary.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(temporary))
+        accelerator.wait_for_everyone()  # save_state does not wait for the slowest
+        if accelerator.is_main_process:
+            (temporary / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
+            _sync(temporary)
+            temporary.rename(final)
+            for old in list_checkpoints(folder)[:-keep]:
+                shutil.rmtree(old)
+    except (OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: torch's own zip writer
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise FerError(
+            f"Checkpoint {final.name} cannot be written to {folder} ({first_line(error)}; "
+            f"{shutil.disk_usage(folder.parent).free / 2**20:,.0f} MiB are free there); make room, and go on from the "
+            "checkpoint before it with --resume."
+        ) from error
     accelerator.wait_for_everyone()
     return final
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the rest of its story."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -51,7 +71,13 @@ def load_checkpoint(accelerator: Any, folder: Path) -> dict[str, Any]:
     checkpoints = list_checkpoints(folder)
     if not checkpoints:
         raise FerError(f"Nothing to resume: {folder} holds no whole checkpoint; start without resume.")
-    accelerator.load_state(str(checkpoints[-1]))
+    try:
+        accelerator.load_state(str(checkpoints[-1]))
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        raise FerError(
+            f"Checkpoint {checkpoints[-1]} is damaged ({first_line(error)}); remove that folder, and --resume goes on "
+            "from the one before it."
+        ) from error
     return json.loads((checkpoints[-1] / "progress.json").read_text(encoding="utf-8"))
 
 

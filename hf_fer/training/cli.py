@@ -6,10 +6,14 @@ import argparse
 import sys
 
 from ..errors import FerError
+from .stop import Stopped
 
 
 def main(method: str, argv: list[str] | None = None) -> int:
-    """Trains `method` from `--config FILE [--key value]…`; returns the exit status (2: the user's turn)."""
+    """Trains `method` from `--config FILE [--key value]…`; returns the exit status.
+
+    0: done; 2: the user's turn, one sentence says why; 130: interrupted; 143: stopped by SIGTERM, with a checkpoint.
+    """
     parser = argparse.ArgumentParser(
         description=f"Train {method}. Every key of the YAML file is a flag of the same name.",
         epilog="Keys are documented in hf_fer.training.recipe.Recipe and in the method's configuration.",
@@ -28,6 +32,9 @@ def main(method: str, argv: list[str] | None = None) -> int:
             raise
         print(f"train_{method}: {error}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(f"train_{method}: {stopped}.", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print(f"train_{method}: interrupted; --resume goes on from the last checkpoint.", file=sys.stderr)
         return 130

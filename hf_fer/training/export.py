@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .loop import IMAGE_MEAN, IMAGE_STD
+from .batches import IMAGE_MEAN, IMAGE_STD
 
 
-def build_processor(image_size: int) -> Any:
-    """The stock processor of our models: bicubic resize to a square, then (x/255 − 0.5)/0.25 in each channel."""
-    from transformers import ViTImageProcessor
+def build_processor(
+    image_size: int,
+    resize_size: int | None = None,
+    image_mean: Sequence[float] = (IMAGE_MEAN,) * 3,
+    image_std: Sequence[float] = (IMAGE_STD,) * 3,
+) -> Any:
+    """A stock image processor: bicubic resize, then (x/255 − mean)/std in each channel.
 
-    return ViTImageProcessor(
-        size={"height": image_size, "width": image_size},
-        resample=3,
-        image_mean=[IMAGE_MEAN] * 3,
-        image_std=[IMAGE_STD] * 3,
-        do_convert_rgb=True,
-    )
+    Args:
+        image_size: side in px of the square that comes out.
+        resize_size: bring the shorter side to it, the aspect ratio kept, and cut `image_size` out of the middle; None:
+            resize to the square at once.
+        image_mean, image_std: three numbers each, of pixels in [0, 1].
+    """
+    from transformers import BitImageProcessor, ViTImageProcessor
+
+    square = {"height": image_size, "width": image_size}
+    shared = {"resample": 3, "image_mean": [*image_mean], "image_std": [*image_std], "do_convert_rgb": True}
+    if resize_size is None:
+        return ViTImageProcessor(size=square, **shared)
+    return BitImageProcessor(size={"shortest_edge": resize_size}, crop_size=square, **shared)
 
 
 def save_release(model: Any, processor: Any, folder: Path, half_precision: bool = False) -> None:

@@ -25,11 +25,32 @@ class Recipe(Augmentation):
         data_root: the raw download, for datasets that need one.
         dataset_options: options of that dataset, such as `{label_rule: majority, classes: 8}`.
         train_split, validation_split, test_split: names of the splits.
+        validation_share: share of the training split to set aside and select on, for data without a validation split
+            of their own; 0 takes `validation_split`.
+        test_share: as `validation_share`, of all that is there, to report on; 0 takes `test_split`.
+        hold_out_by: "image" takes these shares of every class, "group" whole videos, subjects or characters.
+        imbalance_factor: thin the training split out until its largest class is so many times its smallest
+            (`make_imbalanced`); 1 leaves it as it is.
+        label_noise: share of the training labels to move to another class (`inject_label_noise`).
+        data_seed: of the shares set aside, the thinning out and the label noise; apart from `seed`, so that runs of
+            several seeds share their data.
         soft_targets: train on the vote distribution of each image instead of its label.
+        sampling: "shuffle" draws every image once an epoch, "class_balanced" every class equally often,
+            "group_balanced" up to `images_per_group` of each group and `images_per_class` of each class from those
+            (GReFEL's data refinement).
+        images_per_group, images_per_class: of "group_balanced".
+        resize_size: bring the shorter side of an image to so many px; training crops `image_size` out at a random
+            place, everything else in the middle. null: resize to `image_size` at once.
         in_memory: decode all images once (False: at every visit, in `num_workers` processes; null: once, if a
             split takes at most 4 GiB then).
         num_workers: loader processes.
+        backbone_weights: pretrained weights to start from: a timm name, a Hub repository or a file, as for
+            `load_backbone_weights`; null starts from scratch.
+        image_mean, image_std: normalisation, three numbers each of pixels in [0, 1]; null: what `backbone_weights`
+            were trained with where that is known, else 0.5 and 0.25.
+        freeze_batch_norm: batch normalisation keeps the statistics it has, as in eval mode; for small batches.
         epochs: passes over the training split.
+        patience: stop after so many validations without a better one; 0 never stops early.
         batch_size: images per process and step.
         gradient_accumulation: steps per optimiser update.
         optimizer: "adam", "adamw" or "sgd".
@@ -40,11 +61,13 @@ class Recipe(Augmentation):
         schedule: "constant", "cosine", "exponential" (× lr_decay per epoch) or "step" (× lr_decay per lr_step_epochs).
         lr_decay, lr_step_epochs, min_lr_ratio, warmup_epochs: of the schedule.
         gradient_clip: largest gradient norm; 0 does not clip.
+        loss_limit: a loss above it counts as exploded and stops the run, as one that is not finite does.
         ema_decay: exponential moving average of the weights, evaluated and saved instead of them; 0 for none.
-        class_balanced_sampling: draw every class equally often.
         mixed_precision: "no", "fp16" or "bf16"; null leaves it to `accelerate launch`.
         channels_last: memory format of images and weights.
         compile: torch.compile the model.
+        activation_checkpointing: compute the backbone's activations twice instead of keeping them: larger batches on a
+            GPU, at about a third more time. (Batch normalisation then sees every batch twice.)
         cpu_threads: threads of each process; null shares the cores out among the processes (`accelerate launch`
             alone would leave every process one). Sums depend on it in their last bit.
         seed: of initialisation, order, augmentation and dropout.
@@ -56,8 +79,8 @@ class Recipe(Augmentation):
         validate_every: epochs between validations; the last epoch is always validated.
         checkpoint_every: write a resumable checkpoint every so many updates (one is written after each epoch too).
         keep_checkpoints: how many of them stay.
-        log_every: updates between log entries.
-        tracker: an Accelerate tracker's name, or "none".
+        log_every: updates between log entries; several processes also heed SIGTERM only then.
+        tracker: an Accelerate tracker's name, such as tensorboard, trackio, wandb or mlflow, or "none".
         resume: go on from the newest checkpoint in output_dir.
         half_precision_export: save the final weights in float16 (they load as float32).
     """
@@ -69,10 +92,25 @@ class Recipe(Augmentation):
     train_split: str = "train"
     validation_split: str = "validation"
     test_split: str = "test"
+    validation_share: float = 0.0
+    test_share: float = 0.0
+    hold_out_by: Literal["image", "group"] = "image"
+    imbalance_factor: float = 1.0
+    label_noise: float = 0.0
+    data_seed: int = 0
     soft_targets: bool = False
+    sampling: Literal["shuffle", "class_balanced", "group_balanced"] = "shuffle"
+    images_per_group: int = 512
+    images_per_class: int = 500
+    resize_size: int | None = None
     in_memory: bool | None = None
     num_workers: int = 0
+    backbone_weights: str | None = None
+    image_mean: list[float] | None = None
+    image_std: list[float] | None = None
+    freeze_batch_norm: bool = False
     epochs: int = 60
+    patience: int = 0
     batch_size: int = 32
     gradient_accumulation: int = 1
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -88,11 +126,12 @@ class Recipe(Augmentation):
     min_lr_ratio: float = 0.0
     warmup_epochs: float = 0.0
     gradient_clip: float = 0.0
+    loss_limit: float = 1e6
     ema_decay: float = 0.0
-    class_balanced_sampling: bool = False
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
     channels_last: bool = True
     compile: bool = False
+    activation_checkpointing: bool = False
     cpu_threads: int | None = None
     seed: int = 0
     eval_resolutions: list[float] = field(default_factory=lambda: [1.0])
@@ -122,6 +161,9 @@ class Recipe(Augmentation):
             "keep_checkpoints": 1,
             "log_every": 1,
             "degrade_max": 1,
+            "images_per_group": 1,
+            "images_per_class": 1,
+            "imbalance_factor": 1,
         }
         not_negative = (
             "rotation",
@@ -132,10 +174,23 @@ class Recipe(Augmentation):
             "num_workers",
             "checkpoint_every",
             "seed",
+            "data_seed",
+            "patience",
         )
-        positive = ("learning_rate", "head_lr_multiplier", "lr_decay", "lr_step_epochs")
-        shares = ("flip", "translation", "brightness", "contrast", "erasing", "degrade", "min_lr_ratio")
-        below_one = ("ema_decay", "momentum", "beta2")
+        positive = ("learning_rate", "head_lr_multiplier", "lr_decay", "lr_step_epochs", "loss_limit")
+        shares = (
+            "flip",
+            "translation",
+            "brightness",
+            "contrast",
+            "saturation",
+            "random_grayscale",
+            "erasing",
+            "degrade",
+            "min_lr_ratio",
+            "label_noise",
+        )
+        below_one = ("ema_decay", "momentum", "beta2", "validation_share", "test_share")
         for name, bound in (*at_least.items(), *((n, 0) for n in not_negative)):
             self._check(name, getattr(self, name) >= bound, f"at least {bound}")
         for name in positive:
@@ -145,6 +200,14 @@ class Recipe(Augmentation):
         for name in below_one:
             self._check(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
         self._check("degrade_law", self.degrade_law in ("log_uniform", "uniform"), "'log_uniform' or 'uniform'")
+        self._check("hue", 0 <= self.hue <= 0.5, "in [0, 0.5]")
+        self._check("imbalance_factor", self.imbalance_factor < math.inf, "finite")
+        if self.label_noise:
+            self._check("label_noise", not self.soft_targets, "0 with soft_targets, which do not look at the labels")
+        for name in ("image_mean", "image_std"):
+            values, least = getattr(self, name), 0 if name == "image_mean" else 1e-6
+            valid = values is None or (len(values) == 3 and all(least <= value < math.inf for value in values))
+            self._check(name, valid, "three numbers of pixels in [0, 1], or null")
         self._check("dataset", self.dataset != "", "the name of a dataset")
         self._check("output_dir", self.output_dir != "", "a folder")
         factors = self.eval_resolutions
@@ -158,7 +221,10 @@ class Recipe(Augmentation):
             raise FerError(f"Recipe key {name} must be {allowed}, got {getattr(self, name)!r}.")
 
     def to_yaml(self) -> str:
-        """The recipe as flat YAML: what was done, not where (`output_dir`, `data_root`) nor in how many goes."""
+        """The recipe as flat YAML: what was done, not where (`output_dir`, `data_root`) nor in how many goes.
+
+        Of files with pretrained weights the name alone is left.
+        """
         import yaml
 
         flat = dataclasses.asdict(self)
@@ -167,6 +233,9 @@ class Recipe(Augmentation):
         private = ("cache_dir", "token")  # a run folder is there to be pushed
         flat["dataset_options"] = {k: v for k, v in flat["dataset_options"].items() if k not in private}
         flat.update(flat.pop("model"))
+        for weights in ("backbone_weights", "landmark_weights"):
+            if flat.get(weights) and Path(flat[weights]).exists():
+                flat[weights] = Path(flat[weights]).name
         return yaml.safe_dump(flat, sort_keys=True, allow_unicode=True)
 
 

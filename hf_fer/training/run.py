@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from ..data import load_fer_dataset
 from ..errors import FerError
 from ..labels import id2label, label2id
-from .batches import EpochBatches, FaceImages
-from .checkpoints import list_checkpoints
+from .batches import IMAGE_MEAN, IMAGE_STD, EpochBatches, FaceImages
+from .checkpoints import first_line, list_checkpoints
 from .export import build_processor, save_release
-from .loop import Progress, fit
+from .loop import fit
+from .monitor import Progress
 from .recipe import Recipe
+from .splits import Splits, load_splits
 
 # What may differ between a run and its continuation without changing a weight.
 _FREE_ON_RESUME = {
@@ -42,13 +44,86 @@ def run_recipe(model_class: type, recipe: Recipe) -> Path:
         recipe: see `load_recipe`.
 
     Raises:
-        FerError: anything wrong with recipe, data or run folder.
+        FerError: anything wrong with recipe, data, weights or run folder, a full disk, a loss that is not finite.
+        Stopped: on SIGTERM, once a checkpoint is written.
     """
+    try:
+        return _run(model_class, recipe)
+    except (OSError, SafetensorError) as error:
+        raise FerError(
+            f"The run stops at a file that cannot be read or written ({first_line(error)}); make room or choose "
+            f"another output_dir. What is in {recipe.output_dir} stays; from a checkpoint there, --resume goes on."
+        ) from error
+
+
+def _run(model_class: type, recipe: Recipe) -> Path:
+    folder = Path(recipe.output_dir)
+    _check_folder(folder, recipe)
+    accelerator = _start_accelerator(recipe, folder)
+    world = accelerator.num_processes
+    with accelerator.main_process_first():  # one process fills the datasets cache, the others read it
+        splits = load_splits(recipe, validation_images=world)
+    torch.manual_seed(recipe.seed)
+    try:
+        config = _build_config(model_class.config_class, recipe, splits)
+        model = model_class(config)
+        if recipe.activation_checkpointing:
+            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+        weights = _load_weights(model, recipe, accelerator)
+    except ValueError as error:
+        raise FerError(str(error)) from error
+    size, resize_size = config.image_size, recipe.resize_size
+    if resize_size is not None and resize_size < size:
+        raise FerError(f"Recipe key resize_size must be at least image_size ({size}), got {resize_size}.")
+    mean, std = _normalization(recipe, weights, grayscale=getattr(config, "grayscale", False))
+    channels = 1 if getattr(config, "grayscale", False) else 3
+
+    def images(data: Any, targets: Tensor, crop: bool) -> FaceImages:
+        side = size if crop or resize_size is None else resize_size
+        in_memory = recipe.in_memory
+        if in_memory is None:
+            in_memory = len(data) * channels * side**2 <= _MEMORY
+        progress = accelerator.is_local_main_process
+        return FaceImages(data, targets, size, channels, in_memory, progress, resize_size, crop)
+
+    train = images(splits.train, _soft_targets(splits.train, recipe) if recipe.soft_targets else splits.labels, False)
+    validation = images(splits.validation, torch.tensor(splits.validation["label"][:]), True)
+    # Only now: a recipe that fails before leaves no folder behind that would be in the corrected one's way.
+    EpochBatches(  # raises if there are too few images
+        train.labels, recipe.batch_size, recipe.seed, 0, world_size=world, sampling=recipe.sampling,
+        groups=splits.groups, images_per_group=recipe.images_per_group, images_per_class=recipe.images_per_class,
+        multiple_of=recipe.gradient_accumulation,
+    )  # fmt: skip
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    if recipe.tracker != "none":
+        accelerator.init_trackers("hf_fer", config=_flat(recipe))
+    model, progress, history = fit(
+        model,
+        recipe,
+        train,
+        validation,
+        accelerator,
+        folder,
+        on_best=lambda best: _save_weights(best, folder / _BEST),
+        groups=splits.groups,
+        mean=_per_channel(mean, accelerator.device),
+        std=_per_channel(std, accelerator.device),
+    )
+    if accelerator.is_main_process:
+        processor = build_processor(size, resize_size, mean, std)
+        started_from = {name: report.source for name, report in weights.items()}
+        _finish(model, processor, recipe, progress, history, splits, started_from, accelerator, folder)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()  # closes the tracker and the process group, so nothing may come after it
+    return folder
+
+
+def _start_accelerator(recipe: Recipe, folder: Path) -> Any:
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 
-    folder = Path(recipe.output_dir)
-    _check_folder(folder, recipe)
     try:
         accelerator = Accelerator(
             mixed_precision=recipe.mixed_precision,
@@ -71,56 +146,7 @@ def run_recipe(model_class: type, recipe: Recipe) -> Path:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(recipe.cpu_threads or max(1, cores // here))
-    with accelerator.main_process_first():  # one process fills the datasets cache, the others read it
-        splits = load_fer_dataset(recipe.dataset, recipe.data_root, **recipe.dataset_options)
-    world = accelerator.num_processes
-    for name, least in ((recipe.train_split, 1), (recipe.validation_split, world), (recipe.test_split, 1)):
-        if name not in splits:
-            raise FerError(f"Dataset {recipe.dataset} has no split {name!r}; it has {', '.join(splits)}.")
-        if len(splits[name]) < least:
-            raise FerError(f"Split {name!r} of {recipe.dataset} has {len(splits[name])} images; it needs {least}.")
-    torch.manual_seed(recipe.seed)
-    try:
-        config = _build_config(model_class.config_class, recipe, splits[recipe.train_split])
-        model = model_class(config)
-    except ValueError as error:
-        raise FerError(str(error)) from error
-    channels = 1 if getattr(config, "grayscale", False) else 3
-
-    def images(split: str, soft: bool) -> FaceImages:
-        data = splits[split]
-        targets = _soft_targets(data, recipe) if soft else torch.tensor(data["label"][:])
-        in_memory = recipe.in_memory
-        if in_memory is None:
-            in_memory = len(data) * channels * config.image_size**2 <= _MEMORY
-        return FaceImages(
-            data, targets, config.image_size, channels, in_memory, progress=accelerator.is_local_main_process
-        )
-
-    train, validation = images(recipe.train_split, recipe.soft_targets), images(recipe.validation_split, False)
-    EpochBatches(  # raises if there are too few images
-        train.labels, recipe.batch_size, recipe.seed, 0, world_size=world, multiple_of=recipe.gradient_accumulation
-    )
-    # Only now: a recipe that fails before leaves no folder behind that would be in the corrected one's way.
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-    if recipe.tracker != "none":
-        accelerator.init_trackers("hf_fer", config=_flat(recipe))
-    model, progress, history = fit(
-        model,
-        recipe,
-        train,
-        validation,
-        accelerator,
-        folder,
-        on_best=lambda best: _save_weights(best, folder / _BEST),
-    )
-    if accelerator.is_main_process:
-        _finish(model, recipe, progress, history, splits[recipe.test_split], accelerator, folder)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()  # closes the tracker and the process group, so nothing may come after it
-    return folder
+    return accelerator
 
 
 def _check_folder(folder: Path, recipe: Recipe) -> None:
@@ -147,8 +173,8 @@ def _check_folder(folder: Path, recipe: Recipe) -> None:
         )
 
 
-def _build_config(config_class: type, recipe: Recipe, train: Any) -> Any:
-    names = train.features["label"].names
+def _build_config(config_class: type, recipe: Recipe, splits: Splits) -> Any:
+    names = splits.names
     values = {
         "id2label": id2label(names),
         "label2id": label2id(names),
@@ -156,14 +182,46 @@ def _build_config(config_class: type, recipe: Recipe, train: Any) -> Any:
     }
     fields = config_class.method_fields()
     if "class_counts" in fields and values.get("class_counts") is None:
-        counts = torch.bincount(torch.tensor(train["label"][:]), minlength=len(names))
+        counts = torch.bincount(splits.labels, minlength=len(names))
         absent = ", ".join(name for name, count in zip(names, counts.tolist(), strict=True) if count == 0)
         if absent:
             print(f"warning: no training image of {absent}; class weights count each as one image", file=sys.stderr)
         values["class_counts"] = counts.clamp(min=1).tolist()
     if "label_prior" in fields and values.get("label_prior") is None and values.get("prior_alpha") != 1:
-        values["label_prior"] = _label_prior(train, names, recipe).tolist()
+        values["label_prior"] = _label_prior(splits.train, names, recipe).tolist()
+    if "landmark_weights" in fields:
+        values["landmark_weights"] = None  # what it names is loaded once the model is made
     return config_class(**values)
+
+
+def _load_weights(model: Any, recipe: Recipe, accelerator: Any) -> dict[str, Any]:
+    """Loads what the recipe wants to start from; reports by the name of the key."""
+    reports = {}
+    if recipe.backbone_weights is not None:
+        reports["backbone_weights"] = model.load_backbone_weights(recipe.backbone_weights)
+    if recipe.model.get("landmark_weights") is not None:
+        reports["landmark_weights"] = model.load_landmark_weights(recipe.model["landmark_weights"])
+    for report in reports.values():
+        accelerator.print(report)
+    return reports
+
+
+def _normalization(recipe: Recipe, weights: dict[str, Any], grayscale: bool) -> tuple[list[float], list[float]]:
+    """Mean and deviation of each channel: the recipe's, else the backbone weights', else ours."""
+    report = weights.get("backbone_weights")
+    mean = recipe.image_mean or getattr(report, "image_mean", None) or (IMAGE_MEAN,) * 3
+    std = recipe.image_std or getattr(report, "image_std", None) or (IMAGE_STD,) * 3
+    if grayscale and (len({*mean}) > 1 or len({*std}) > 1):
+        raise FerError(
+            "With grayscale: true the three channels must be normalised alike; set image_mean and image_std to one "
+            "number three times each."
+        )
+    return [*mean], [*std]
+
+
+def _per_channel(values: list[float], device: torch.device) -> float | Tensor:
+    """A number where the channels are alike, else (1, 3, 1, 1)."""
+    return values[0] if len({*values}) == 1 else torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
 def _label_prior(train: Any, names: list[str], recipe: Recipe) -> Tensor:
@@ -199,10 +257,12 @@ def _save_weights(model: torch.nn.Module, path: Path) -> None:
 
 def _finish(
     model: Any,
+    processor: Any,
     recipe: Recipe,
     progress: Progress,
     history: list[dict[str, Any]],
-    test: Any,
+    splits: Splits,
+    started_from: dict[str, str],
     accelerator: Any,
     folder: Path,
 ) -> None:
@@ -210,14 +270,16 @@ def _finish(
     from safetensors.torch import load_file
 
     from ..evaluation.protocols import evaluate_model
+    from ..hub.card import write_card
 
-    processor = build_processor(model.config.image_size)
+    def part(name: str, share: float) -> str:
+        return f"{recipe.train_split} split ({share:g} of it, held out)" if share else f"{name} split"
 
     def record(model: Any) -> dict[str, Any]:
         return evaluate_model(
             model,
-            test,
-            split=recipe.test_split,
+            splits.test,
+            split=f"{recipe.train_split} (held out)" if recipe.test_share else recipe.test_split,
             resolutions=recipe.eval_resolutions,
             options=recipe.dataset_options,
             batch_size=recipe.eval_batch_size,
@@ -230,21 +292,22 @@ def _finish(
     last = record(model)
     model.load_state_dict(load_file(folder / _BEST))
     save_release(model, processor, folder, half_precision=recipe.half_precision_export)
-    selected = record(type(model).from_pretrained(folder))  # what was saved is what is reported
-    for which, epoch in ((last, recipe.epochs), (selected, progress.best_epoch)):
+    model = type(model).from_pretrained(folder)  # what was saved is what is reported
+    selected = record(model)
+    for which, epoch in ((last, progress.epoch), (selected, progress.best_epoch)):
         which["seed"], which["epoch"] = recipe.seed, epoch
     report = {
         "selected": selected,
         "last": last,
-        "selected_by": f"{recipe.select_by} on the {recipe.validation_split} split",
+        "selected_by": f"{recipe.select_by} on the {part(recipe.validation_split, recipe.validation_share)}",
         "validation": history[progress.best_epoch - 1],
+        "data": splits.described,
+        "started_from": started_from,
         "num_processes": accelerator.num_processes,
         "train_seconds": round(sum(row["seconds"] for row in history)),
     }
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     _plot(history, selected, folder)
-    from ..hub.card import write_card
-
     write_card(folder)
     for done_with in (folder / _BEST, *folder.glob(".writing-*")):  # the latter: cut short by a kill
         done_with.unlink()

@@ -13,8 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_fer import load_fer_dataset
 from hf_fer._auto import METHODS, config_class, model_class
-from hf_fer.training.batches import FaceImages
-from hf_fer.training.loop import normalize
+from hf_fer.training.batches import FaceImages, normalize
 
 CLASSES, CHANCE = 8, 1 / 8
 SHARED_BACKBONE = "backbone_kwargs"  # of the methods whose `tiny` network is a timm ResNet

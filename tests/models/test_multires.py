@@ -206,7 +206,7 @@ def draw(size: int, number: int = 100_000, seed: int = 0, **changes: Any) -> Ten
     """Sides drawn for so many images of this size."""
     model = build(**changes)
     torch.manual_seed(seed)
-    sides = model._draw_sides(torch.empty(number, 1, 1, size))
+    sides = model._sides(torch.empty(number, 1, 1, size))
     assert sides.shape == (number,) and sides.dtype == torch.int64
     return sides
 

@@ -40,7 +40,7 @@ def test_steps_fill_whole_updates() -> None:
 
 def test_class_balanced_drawing_evens_out_rare_classes() -> None:
     labels = torch.cat([torch.zeros(950, dtype=torch.long), torch.ones(50, dtype=torch.long)])
-    drawn = torch.tensor([row for batch in EpochBatches(labels, 100, 0, 0, class_balanced=True) for row in batch])
+    drawn = torch.tensor([row for batch in EpochBatches(labels, 100, 0, 0, sampling="class_balanced") for row in batch])
     assert labels[drawn].float().mean().item() == pytest.approx(0.5, abs=0.06)
 
 
@@ -136,3 +136,36 @@ def test_images_remember_the_side_they_came_with_and_16_bit_greys_are_scaled() -
     batch = images.__getitems__([0, 1])
     assert batch["sides"].tolist() == [12, 30]
     assert batch["images"][1].unique().tolist() == [128]
+
+
+def test_group_balanced_epochs_have_as_many_of_each_class_and_of_no_group_too_many() -> None:
+    labels = torch.tensor([0] * 300 + [1] * 60)
+    groups = ["long video"] * 250 + [f"video {i % 5}" for i in range(110)]
+    options = {"sampling": "group_balanced", "groups": groups, "images_per_group": 40, "images_per_class": 50}
+    epochs = [EpochBatches(labels, 20, 0, epoch, **options).order for epoch in (0, 1)]
+    assert torch.bincount(labels[epochs[0]]).tolist() == [50, 50]
+    assert sum(groups[row] == "long video" for row in epochs[0].tolist()) <= 40
+    assert epochs[0].tolist() != epochs[1].tolist()
+    halves = [list(EpochBatches(labels, 10, 0, 0, rank=r, world_size=2, **options)) for r in (0, 1)]
+    assert [a + b for a, b in zip(*halves, strict=True)] == list(EpochBatches(labels, 20, 0, 0, **options))
+
+
+@pytest.mark.parametrize("size", [(40, 40), (60, 40), (40, 53)])
+def test_resizing_and_cropping_are_those_of_the_saved_processor(size: tuple[int, int]) -> None:
+    from hf_fer.training.export import build_processor
+
+    rng = np.random.default_rng(0)
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8)).save(buffer, "PNG")
+    split = make_split([buffer.getvalue()])
+    labels = torch.zeros(1, dtype=torch.long)
+    batch = FaceImages(split, labels, 28, 3, resize_size=32).__getitems__([0])
+    processor = build_processor(28, resize_size=32, image_mean=[0.5] * 3, image_std=[0.25] * 3)
+    theirs = processor(images=split[0]["image"], return_tensors="pt")["pixel_values"] * 0.25 + 0.5
+    assert batch["images"].shape == theirs.shape
+    off = (batch["images"].float() - theirs * 255).abs()
+    assert off.mean() < 0.2 and off.max() < 2.5  # Pillow's bicubic against torch's
+    assert batch["sides"].tolist() == [35]  # 28 of 32 px of a side of 40
+    whole = FaceImages(split, labels, 28, 3, resize_size=32, crop=False)
+    assert whole.side == 32 and whole.__getitems__([0])["sides"].tolist() == [40]
+    assert torch.equal(whole.__getitems__([0])["images"][:, :, 2:30, 2:30], batch["images"])
