@@ -38,7 +38,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -92,7 +92,7 @@ _MANUAL_IMAGES = ("Manually_Annotated_Images", "Manually_Annotated/Manually_Anno
 _AUTOMATIC_IMAGES = ("Automatically_Annotated_Images", "Automatically_Annotated/Automatically_Annotated_Images")
 
 # Part of the cache key: raise it when the rows that are built from the same files change.
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 _IMAGE = re.compile(r"(0|[1-9][0-9]{0,8})\.jpg")
 _ANNOTATION = re.compile(r"(0|[1-9][0-9]{0,8})_(exp|val|aro|lnd)\.npy")
 _IDS = {str(value): value for value in range(len(_NAMES) + len(NO_EXPRESSION))}
@@ -404,26 +404,26 @@ def _read_npy(file: str) -> np.ndarray:
     try:
         if len(data) > _MAX_NPY_BYTES:
             raise ValueError(f"more than {_MAX_NPY_BYTES} bytes")
-        dtype, shape = _parse_header(data[:start])
+        dtype, shape, order = _parse_header(data[:start])
         if math.prod(shape) * dtype.itemsize != len(data) - start:
             raise ValueError(f"{len(data) - start} bytes for {dtype} of shape {shape}")
-        return np.frombuffer(data, dtype, offset=start).reshape(shape)
+        return np.frombuffer(data, dtype, offset=start).reshape(shape, order=order)
     except Exception as error:  # numpy's parser raises anything from ValueError to RecursionError on odd headers
         raise FerError(f"{file} is no numpy file of {_TITLE} ({short(str(error))}); {WHERE_TO_GET}.") from error
 
 
 @lru_cache(maxsize=256)
-def _parse_header(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """Type and shape; an exception for anything but small arrays of numbers and text: objects would be unpickled."""
+def _parse_header(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...], Literal["C", "F"]]:
+    """Type, shape and order; an exception for anything but small arrays of numbers and text: objects are unpickled."""
     stream = io.BytesIO(header)
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
+    shape, by_columns, dtype = read(stream)
     if dtype.kind not in "iufUS" or dtype.itemsize == 0 or dtype.hasobject:
         raise ValueError(f"its type is {dtype}")
     if len(shape) > 2 or any(type(size) is not int or not 1 <= size <= _MAX_NPY_BYTES for size in shape):
         raise ValueError(f"its shape is {shape}")
-    return dtype, shape
+    return dtype, shape, "F" if by_columns else "C"
 
 
 # --- the older release --------------------------------------------------------------------------

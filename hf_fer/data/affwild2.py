@@ -131,7 +131,8 @@ def load_affwild2(
     names = label_names("affwild2", classes)
     if form is not None and form not in FORMS:
         raise FerError(f"form={short(form)} is not a form of {_TITLE}; choose one of {', '.join(FORMS)}.")
-    if videos is not None and (isinstance(videos, str) or not videos or not all(isinstance(v, str) for v in videos)):
+    listed = isinstance(videos, Collection) and not isinstance(videos, str)
+    if videos is not None and not (listed and videos and all(isinstance(video, str) for video in videos)):
         raise FerError(f"videos= must be a list of video names, not {short(videos)}; leave it out to take all.")
     if check_counts and videos is not None:
         raise FerError(f"check_counts compares the whole release of {_TITLE}; leave out videos=.")

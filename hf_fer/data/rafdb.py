@@ -22,7 +22,6 @@ annotators; and the 37 points of `Annotation/auto`, an algorithm's.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -59,6 +58,7 @@ _LIST = "EmoLabel/list_patition_label.txt"
 _NAMES = label_names("rafdb")
 _IDS = {str(index): index - 1 for index in range(1, len(_NAMES) + 1)}
 _IMAGE = re.compile(r"(train|test)_[0-9]+\.jpg")
+_MAX_COORDINATE = 1e6
 
 
 def load_rafdb(
@@ -218,7 +218,7 @@ def _numbers(file: Path, line: int, fields: list[str], count: int) -> list[float
         numbers = [float(field) for field in fields]
     except ValueError:
         numbers = []
-    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+    if len(numbers) != count or not all(abs(number) <= _MAX_COORDINATE for number in numbers):  # nor NaN
         raise FerError(f"{file}, line {line}: {short(' '.join(fields))} should be {count} numbers; get the file anew.")
     return numbers
 

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -194,10 +194,11 @@ def test_one_value_in_whatever_type(tmp_path: Path, value: Any) -> None:
     assert row["label"] == NAMES.index("surprise")
 
 
-def test_landmarks_as_68_points_and_as_integers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_landmarks_as_68_points_and_as_integers(tmp_path: Path, order: Literal["C", "F"]) -> None:
     faces = make_faces()
     face = kept(faces, "train", "numpy")[0]
-    face.landmarks = np.arange(136).reshape(68, 2)
+    face.landmarks = np.asarray(np.arange(136).reshape(68, 2), order=order)
     check_rows(load_fer_dataset("affectnet", write_numpy(tmp_path, faces)), faces, "numpy")
 
 

@@ -264,7 +264,7 @@ def test_videos_that_are_none(tmp_path: Path) -> None:
     for name in ("../../etc", str(root), "a\0b", "x" * 5000, "video5"):
         with pytest.raises(FerError, match="no annotated video"):
             load_fer_dataset("affwild2", root, videos=["451", name])
-    for wrong in ([], "451", [7], {}):
+    for wrong in ([], "451", [7], {}, 5):
         with pytest.raises(FerError, match="videos= must be a list of video names"):
             load_fer_dataset("affwild2", root, videos=wrong)
 

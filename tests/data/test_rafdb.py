@@ -185,6 +185,7 @@ def test_a_list_that_is_no_list(tmp_path: Path) -> None:
         (POINTS, "1 2\n3 x\n", ["line 2", "'3 x'"]),
         (POINTS, "1 2\n3 nan\n", ["line 2", "'3 nan'"]),
         (POINTS, "1 2\ninf 4\n", ["line 2", "'inf 4'"]),
+        (POINTS, "1 2\n3 -1e39\n", ["line 2", "'3 -1e39'"]),  # -inf in float32
         (POINTS, "", ["line 1", "should be 2 numbers"]),
         (POINTS, None, ["is not there"]),
         (BOX, "1 2 3\n", ["line 1", "should be 4 numbers"]),
