@@ -1,4 +1,4 @@
-"""Plots of results: confusion matrix, training curves, accuracy against resolution.
+"""Plots of results: confusion matrix, training curves, accuracy against resolution, figures of a method, embeddings.
 
 Drawn with matplotlib's objects (`Figure` on an Agg canvas), without `pyplot`: no global state, no display,
 safe in threads. matplotlib is imported when a plot is drawn. The file type follows the suffix of the path
@@ -8,6 +8,7 @@ safe in threads. matplotlib is imported when a plot is drawn. The file type foll
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette, which the colour-blind can tell apart.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6B7280"
+# Of classes: his eight with grey for black, which is left for what is marked.
+CLASS_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442", "#8C8C8C")
+CLASS_MARKERS = ("o", "^", "s", "D", "v", "P")  # another one for each eight classes
+SYMBOLS = {"s_A": "$s_A$", "s_P": "$s_P$", "tau": "$\\tau$"}
 DPI = 150
 
 
@@ -230,6 +235,165 @@ def plot_resolution_curve(record: Mapping[str, Any], path: str | os.PathLike[str
     return _save(figure, path)
 
 
+def plot_training_scalars(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
+    """What the method measured in training, by epoch: a panel for each `train_...` of the history but `train_loss`.
+
+    For HSAC these are its Figure 6 (`s_A` and `τ`) and each part of its loss.
+
+    Args:
+        history: one mapping for each epoch, as in `metrics.jsonl`; `epoch` defaults to the position, from 1. The line
+            passes over epochs without a value.
+        path: image file to write.
+
+    Returns:
+        The path written.
+
+    Raises:
+        FerError: an empty history, or one without such values.
+    """
+    if not history:
+        raise FerError("There are no epochs to plot: the history is empty.")
+    epochs = np.array([float(entry.get("epoch", i + 1)) for i, entry in enumerate(history)])
+    keys = dict.fromkeys(key for entry in history for key in entry if key.startswith("train_") and key != "train_loss")
+    found = {key.removeprefix("train_"): np.asarray(values) for key in keys if (values := _series(history, key))}
+    if not found:
+        raise FerError(
+            f"The history has no train_... but train_loss to plot: its keys are {', '.join(sorted(history[0]))}."
+        )
+    from matplotlib.ticker import MaxNLocator
+
+    figure, panels = _small_multiples(len(found), 4, 3.5, 2.5)
+    for axes, (name, values) in zip(panels, found.items(), strict=True):
+        known = np.isfinite(values)
+        axes.plot(epochs[known], values[known], color=BLUE, linewidth=1.8, **_marker(epochs[known]))
+        axes.set_title(_readable(name), fontsize=9.5, loc="left")
+        axes.set_title(f"last {_digits(values[known][-1])}", fontsize=8.5, loc="right", color=GREY)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlabel("epoch", fontsize=9)
+        axes.tick_params(labelsize=8.5)
+        _tidy(axes)
+    return _save(figure, path)
+
+
+def plot_diagnostics(summary: Mapping[str, Any], path: str | os.PathLike[str], title: str | None = None) -> Path:
+    """The figures of a method by class: a panel for each, a bar for each class, a dashed line for the mean of all.
+
+    Args:
+        summary: what `hf_fer.evaluation.diagnostics.summarize` returns.
+        path: image file to write.
+        title: title of the whole.
+
+    Returns:
+        The path written.
+
+    Raises:
+        FerError: the summary has no figures (the method has none).
+    """
+    figures = summary.get("figures")
+    if not figures:
+        raise FerError("The summary has no figures to plot: this method measures none of its own.")
+    counts = summary["n_per_class"]
+    figure, panels = _small_multiples(len(figures), 3, 3.7, 1.0 + 0.34 * len(counts), sharey=True)
+    means = {
+        name: np.array([np.nan if entry["per_class"][label] is None else entry["per_class"][label] for label in counts])
+        for name, entry in figures.items()
+    }
+    ends = {name: float(np.nanmax(np.abs([*values, figures[name]["mean"]]))) or 1.0 for name, values in means.items()}
+    comparable = max(ends.values()) < 5 * min(ends.values())
+    for axes, (name, entry) in zip(panels, figures.items(), strict=True):
+        end = max(ends.values()) if comparable else ends[name]
+        axes.barh(range(len(counts)), np.nan_to_num(means[name]), color=BLUE, height=0.66)
+        axes.axvline(entry["mean"], color=ORANGE, linewidth=1.4, linestyle="--")
+        for row, value in enumerate(means[name]):  # in a column of their own, where no bar and no line gets
+            text, colour = (_digits(value), "#1F2937") if np.isfinite(value) else ("no images", GREY)
+            axes.text(1.37 * end, row, text, ha="right", va="center", fontsize=8.5, color=colour)
+        axes.set_xlim(-1.05 * end if (means[name] < 0).any() else 0, 1.38 * end)
+        axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 1.001 * end])
+        axes.set_yticks(range(len(counts)), [f"{label} (n = {n:,})" for label, n in counts.items()], fontsize=9)
+        axes.tick_params(axis="y", length=0)
+        axes.tick_params(axis="x", labelsize=8.5)
+        axes.set_title(_readable(name), fontsize=10, loc="left")
+        axes.set_title(f"mean {_digits(entry['mean'])}", fontsize=8.5, loc="right", color=ORANGE)
+        axes.set_xlabel("\n".join(textwrap.wrap(entry["meaning"], 46)), fontsize=8.5, color=GREY)
+        _tidy(axes, grid="x")
+    panels[0].invert_yaxis()  # shared: the first class on top in all
+    if title:
+        figure.suptitle(title, fontsize=10.5, x=0.01, ha="left")
+    return _save(figure, path)
+
+
+def plot_tsne(
+    points: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    path: str | os.PathLike[str],
+    *,
+    title: str | None = None,
+    scores: Mapping[str, Any] | None = None,
+    marked: np.ndarray | None = None,
+    marked_label: str = "hard samples",
+) -> Path:
+    """A t-SNE map of embeddings, coloured by true class, with the two scores of the embeddings (GReFEL Fig. 5).
+
+    Args:
+        points: (n, 2), as `hf_fer.evaluation.embeddings.tsne` returns them.
+        labels: (n,) class ids of these points.
+        names: the K class names; those without a point are not in the legend.
+        path: image file to write.
+        title: title; the scores stand below it.
+        scores: what `cluster_scores` returns, of all embeddings.
+        marked: (n,) bool, points to mark with a black dot, such as HSAC's hard samples, `τ = 0` (HSAC Fig. 7).
+        marked_label: what they are.
+
+    Returns:
+        The path written.
+
+    Raises:
+        FerError: no points, or shapes or labels that do not fit.
+    """
+    points, labels = np.asarray(points, dtype=np.float64), np.asarray(labels)
+    if points.ndim != 2 or points.shape[1] != 2 or not len(points) or labels.shape != points.shape[:1]:
+        raise FerError(f"A map needs points (n, 2) and labels (n,), got {points.shape} and {labels.shape}.")
+    if labels.min() < 0 or labels.max() >= len(names):
+        raise FerError(f"The labels go from {labels.min()} to {labels.max()}; there are {len(names)} class names.")
+    if marked is not None and np.shape(marked) != labels.shape:
+        raise FerError(f"marked must be one truth value a point, {labels.shape}, got {np.shape(marked)}.")
+    figure = _figure(7.4, 5.6)
+    axes = figure.add_subplot()
+    size = float(np.clip(9000 / len(points), 9, 40))
+    # In random order: drawn class by class, the last would cover the others.
+    order = np.random.default_rng(0).permutation(len(points))
+    for round_ in range(0, len(names), len(CLASS_COLOURS)):
+        rows = order[(labels[order] >= round_) & (labels[order] < round_ + len(CLASS_COLOURS))]
+        colours = [CLASS_COLOURS[label - round_] for label in labels[rows]]
+        axes.scatter(*points[rows].T, s=size, c=colours, marker=_class_marker(round_), alpha=0.85, linewidths=0)
+    for k, name in enumerate(names):
+        count = int((labels == k).sum())
+        if count:
+            style = {"color": CLASS_COLOURS[k % len(CLASS_COLOURS)], "marker": _class_marker(k), "s": 36}
+            axes.scatter([], [], label=f"{name} ({count:,})", linewidths=0, **style)
+    if marked is not None and np.any(marked):
+        rows = np.asarray(marked, dtype=bool)
+        label = f"{marked_label} ({int(rows.sum()):,})"
+        axes.scatter(*points[rows].T, s=max(5.0, 0.35 * size), color="black", linewidths=0, label=label)
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), handletextpad=0.2)
+    axes.set_xticks([])  # the units of the map mean nothing
+    axes.set_yticks([])
+    axes.spines[:].set_color("#D1D5DB")
+    axes.set_aspect("equal", adjustable="datalim")
+    notes = [f"t-SNE of {len(points):,} embeddings"]
+    if scores is not None:
+        notes[0] = f"t-SNE of {len(points):,} embeddings; scores of all {scores['n']:,}:"
+        notes.append(
+            f"no cluster scores, since {scores['reason']}"
+            if scores["davies_bouldin"] is None
+            else f"Davies-Bouldin {scores['davies_bouldin']:.2f} (lower is better), "
+            f"Calinski-Harabasz {scores['calinski_harabasz']:.1f} (higher is better)"
+        )
+    axes.set_title("\n".join(filter(None, [title, *notes])), fontsize=10.5, loc="left")
+    return _save(figure, path)
+
+
 # Drawing
 
 
@@ -252,10 +416,36 @@ def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _tidy(axes: Axes) -> None:
+def _small_multiples(
+    count: int, columns: int, width: float, height: float, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """`count` panels of `width` by `height` inches, in rows of at most `columns` equally full ones."""
+    rows = -(-count // columns)
+    columns = -(-count // rows)
+    figure = _figure(columns * width, rows * height)
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=sharey).ravel()
+    for axes in panels[count:]:
+        axes.remove()
+    return figure, [*panels[:count]]
+
+
+def _readable(name: str) -> str:
+    return SYMBOLS.get(name, name.replace("_", " "))
+
+
+def _digits(value: float) -> str:
+    """Three of them."""
+    return f"{value:#.3g}".rstrip(".")
+
+
+def _class_marker(k: int) -> str:
+    return CLASS_MARKERS[k // len(CLASS_COLOURS) % len(CLASS_MARKERS)]
+
+
+def _tidy(axes: Axes, grid: str = "y") -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.grid(axis="y", color="#E5E7EB", linewidth=0.8)
+    axes.grid(axis=grid, color="#E5E7EB", linewidth=0.8)
     axes.set_axisbelow(True)
 
 
