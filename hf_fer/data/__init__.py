@@ -38,6 +38,7 @@ _WITH_ROOT = tuple(name for name in _LOADERS if name != "synthetic")
 DATASETS: tuple[str, ...] = (*_LOADERS,)
 
 _HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+_SPLIT = re.compile(r"\w+(\.\w+)*")
 
 
 def load_fer_dataset(name: str, root: str | os.PathLike[str] | None = None, **options: Any) -> DatasetDict:
@@ -130,6 +131,11 @@ def _load_prepared(
                 cache_dir=None if cache_dir is None else str(cache_dir),
             ),
         )
+    odd = next((split for split in splits if not _SPLIT.fullmatch(split)), None)
+    if odd is not None:  # a folder names its splits as it likes, and files get these names
+        raise FerError(f"{where}: a split is named by letters, digits and underscores, not {odd[:200]!r}; rename it.")
+    if not splits:
+        raise FerError(f"{where} has no split; get it anew.")
     places = {split: f"{where}, split {split!r}" for split in splits}
     splits = {
         split: _named_columns(dataset, places[split], image_column, label_column) for split, dataset in splits.items()
@@ -163,10 +169,11 @@ def _local_folder(source: str) -> Path | None:
 def _call(where: str, load: Callable[[], Any]) -> Any:
     """`load()`, with what `datasets` and the Hub client raise (wrong name, no network) in one sentence."""
     from datasets.exceptions import DatasetsError
+    from yaml import YAMLError
 
     try:
         return load()
-    except (DatasetsError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except (DatasetsError, YAMLError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise FerError(
             f"{where} cannot be loaded: {reason.rstrip('.')}; check the name, the network and what lies in the folder."

@@ -6,12 +6,15 @@ Only what answers at once is imported here; the work is in `prepare`, `statistic
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
 import json
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,11 @@ from . import _LOADERS, _WITH_ROOT, DATASETS, load_fer_dataset
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(|[kmg]i?)b?", re.IGNORECASE)
 _SPLITS = re.compile(r"\b(?:train|validation|test)\b")
+_PYTHON = {"True": True, "False": False, "None": None}
 
 
 def parse_options(items: Iterable[str]) -> dict[str, Any]:
-    """The values of `--option NAME=VALUE`, repeated: JSON where they are, else text.
+    """The values of `--option NAME=VALUE`, repeated: JSON or Python's True, False and None where they are, else text.
 
     Raises:
         FerError: an item without `=`.
@@ -38,7 +42,7 @@ def parse_options(items: Iterable[str]) -> dict[str, Any]:
         try:
             chosen[key] = json.loads(value)
         except ValueError:
-            chosen[key] = value
+            chosen[key] = _PYTHON.get(value, value)
     return chosen
 
 
@@ -121,7 +125,25 @@ def run(options: argparse.Namespace) -> int:
         "check": _check,
         "super-resolve": _super_resolve,
     }
-    return actions[options.action](options)
+    with _ended_by_sigterm():
+        return actions[options.action](options)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Makes SIGTERM, such as a time limit or a container's end, an exit after which nothing half-written is left."""
+
+    def end(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # only there can it be heeded
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # --- actions ------------------------------------------------------------------------------------------
@@ -181,11 +203,14 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 def _stats(options: argparse.Namespace) -> int:
-    if options.output is not None and Path(options.output).exists() and not Path(options.output).is_dir():
-        raise FerError(f"{options.output}: a file; name the folder to write to.")
+    from .prepare import check_outside, dataset_title, source_folder
+
+    if options.output is not None:
+        if Path(options.output).exists() and not Path(options.output).is_dir():
+            raise FerError(f"{options.output}: a file; name the folder to write to.")
+        check_outside(Path(options.output).resolve(), source_folder(options.name, options.raw))
     splits = load_fer_dataset(options.name, options.raw, **parse_options(options.option))
 
-    from .prepare import dataset_title
     from .statistics import dataset_statistics, save_contact_sheets, save_plots
 
     statistics = dataset_statistics(splits, progress=True)
@@ -244,10 +269,10 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _super_resolve(options: argparse.Namespace) -> int:
-    from .prepare import check_out, source_card, write_prepared
+    from .prepare import check_out, source_card, source_folder, write_prepared
 
     size, chosen = _size(options.max_shard_size), parse_options(options.option)
-    check_out(Path(options.out), options.force, sources=(options.raw, options.name))
+    check_out(Path(options.out), options.force, source_folder(options.name, options.raw))
     splits = load_fer_dataset(options.name, options.raw, **chosen)
 
     from .super_resolution import load_super_resolution, super_resolve

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FerError
-from . import _LOADERS, _WITH_ROOT, load_fer_dataset
+from . import _LOADERS, _SPLIT, _WITH_ROOT, load_fer_dataset
 from .raw_files import short
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ MAX_SHARD_BYTES = 200_000_000
 
 # Rows in one group of a Parquet file, as `datasets` itself chooses for images: what a reader holds in memory.
 _ROWS = 100
-_SPLIT = re.compile(r"\w+(\.\w+)*")
 _PRIVATE_OPTIONS = ("cache_dir", "token")
 _ABSOLUTE = re.compile(r"[/\\~]|[A-Za-z]:[/\\]")
 
@@ -68,7 +67,7 @@ def prepare(
     Raises:
         FerError: see `load_fer_dataset` and `write_prepared`.
     """
-    check_out(Path(out), force, sources=(root, name))
+    check_out(Path(out), force, source_folder(name, root))
     splits = load_fer_dataset(name, root, **dict(options or {}))
     card = source_card(name, options)
     return write_prepared(splits, out, card, max_shard_bytes=max_shard_bytes, force=force, progress=progress)
@@ -110,7 +109,10 @@ def write_prepared(
         raise FerError(f"The size of a file must be a whole number of bytes, at least 1, not {max_shard_bytes!r}.")
     total = sum(len(dataset) for dataset in splits.values()) if all(map(_has_length, splits.values())) else None
     summary: dict[str, Any] = {}
-    with _complete_folder(out) as folder, tqdm(total=total, unit="image", desc="write", disable=not progress) as bar:
+    with (
+        _complete_folder(out, force) as folder,
+        tqdm(total=total, unit="image", desc="write", disable=not progress) as bar,
+    ):
         (folder / "data").mkdir()
         for split, dataset in splits.items():
             summary[str(split)] = _write_split(dataset, str(split), folder / "data", max_shard_bytes, bar)
@@ -223,6 +225,12 @@ def decoded_image(data: bytes) -> Image.Image:
         raise FerError(what) from error
 
 
+def with_path(error: FerError, value: Mapping[str, Any] | None) -> str:
+    """What is wrong with a stored image, and the file's name if it has one."""
+    path = value["path"] if value else None
+    return f"{error} ({path})" if path and path not in str(error) else str(error)
+
+
 def brief(error: BaseException) -> str:
     """The message of an exception on one short line, without the addresses of objects."""
     text = re.sub(r" <_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error)) or type(error).__name__
@@ -305,7 +313,8 @@ def _embed_images(table: pa.Table, where: str, first_row: int) -> pa.Table:
             image_size(data)  # not whatever a path happens to name
         except FerError as error:
             raise FerError(
-                f"{where}, row {first_row + i}: {error}; get it anew, or see all that is broken by `hf-fer data check`."
+                f"{where}, row {first_row + i}: {with_path(error, value)}; get it anew, or see all that is broken by "
+                "`hf-fer data check`."
             ) from error
         stored.append({"bytes": data, "path": Path(value["path"]).name if value["path"] else None})
     place = table.schema.get_field_index("image")
@@ -313,18 +322,28 @@ def _embed_images(table: pa.Table, where: str, first_row: int) -> pa.Table:
     return table.set_column(place, field, pa.array(stored, type=field.type))
 
 
-def check_out(out: Path, force: bool, sources: tuple[Any, ...] = ()) -> Path:
+def source_folder(name: str, root: str | os.PathLike[str] | None) -> Path | None:
+    """The folder that `load_fer_dataset(name, root)` reads, absolute, if it is one of this machine."""
+    source = root if name in _LOADERS else name
+    return Path(source).expanduser().resolve() if source is not None and _is_folder(source) else None
+
+
+def check_outside(out: Path, source: Path | None, *, above: bool = False) -> None:
+    """Raises FerError where `out`, absolute, is the folder that is read from or lies in it; `above`: or holds it."""
+    if source is not None and (source in (out, *out.parents) or (above and out in source.parents)):
+        raise FerError(f"{out}: the data are read from {source}, which stays as it is; write somewhere else.")
+
+
+def check_out(out: Path, force: bool, source: Path | None = None) -> Path:
     """`out`, absolute, if it may be written; what is lost by `force` must be what this module wrote."""
     out = out.expanduser().resolve()
-    for source in sources:
-        if source is not None and _is_folder(source):
-            folder = Path(source).expanduser().resolve()
-            if out == folder or out in folder.parents or folder in out.parents:
-                raise FerError(f"{out}: the data are read from {folder}, which stays as it is; write somewhere else.")
+    check_outside(out, source, above=True)
     if not out.exists():
         return out
     if not out.is_dir():
         raise FerError(f"{out}: a file; name the folder to write.")
+    if os.path.ismount(out):
+        raise FerError(f"{out}: a mount point, which cannot be replaced as a whole; name a folder in it.")
     if any(out.iterdir()):
         if not force:
             raise FerError(f"{out}: the folder is not empty; choose another one, or overwrite it with --force.")
@@ -348,15 +367,20 @@ def _is_folder(source: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _complete_folder(out: Path) -> Iterator[Path]:
+def _complete_folder(out: Path, force: bool) -> Iterator[Path]:
     """A temporary folder beside `out`, which takes its place in the end; nothing is left of it after an error."""
     out.parent.mkdir(parents=True, exist_ok=True)
+    for cut_short in out.parent.glob(".*.tmp"):  # what a killed run left, which may be as large as the data
+        number = cut_short.name.removeprefix(f".{out.name}.").removesuffix(".tmp")
+        if number.isdecimal() and not _is_running(int(number)):
+            shutil.rmtree(cut_short, ignore_errors=True)
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     replaced = out.with_name(f".{out.name}.{os.getpid()}.old")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
         yield unfinished
+        check_out(out, force)  # again: it may have been filled meanwhile
         if out.exists():
             out.rename(replaced)
         unfinished.rename(out)
@@ -365,6 +389,18 @@ def _complete_folder(out: Path) -> Iterator[Path]:
         if replaced.exists() and not out.exists():  # the last rename failed
             replaced.rename(out)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    if os.name == "nt":  # where this signal is Ctrl-C
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # somebody else's; no number of a process
+        pass
+    return True
 
 
 # --- the card ---------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import FerError
 from .imbalance import stable_permutation
-from .prepare import decoded_image, image_bytes, image_size, stored_tables
+from .prepare import decoded_image, image_bytes, image_size, stored_tables, with_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -350,7 +350,7 @@ def _inspected(dataset: Dataset, fast: bool, pool: ThreadPoolExecutor) -> Iterat
                 image = decoded_image(data)
                 content = b"%dx%d " % image.size + image.tobytes()
         except FerError as error:
-            return None, str(error)
+            return None, with_path(error, value)
         # 64 bits: among three million images two different ones meet with a chance of one in four million.
         return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little"), None
 

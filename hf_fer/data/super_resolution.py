@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import FerError
-from .prepare import brief, decoded_image, image_bytes
+from .prepare import brief, decoded_image, image_bytes, with_path
 from .raw_files import short
 
 if TYPE_CHECKING:
@@ -180,7 +180,9 @@ def _super_resolve(
             try:
                 pictures.append(decoded_image(image_bytes(stored)))
             except FerError as error:
-                raise FerError(f"{where}row {row}: {error}; `hf-fer data check` lists all that is broken.") from error
+                raise FerError(
+                    f"{where}row {row}: {with_path(error, stored)}; `hf-fer data check` lists all that is broken."
+                ) from error
         try:
             larger = _enlarge(pictures, network, scale)
         except FerError:

@@ -8,8 +8,10 @@ import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -295,6 +297,69 @@ def test_an_old_folder_survives_a_failed_run(tmp_path: Path, capsys: pytest.Capt
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_what_killed_runs_left_is_swept(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    left, *others = (
+        tmp_path / name
+        for name in (
+            f".out.{ended.pid}.tmp",
+            f".out.{os.getppid()}.tmp",  # of a run that goes on
+            f".out.new.{ended.pid}.tmp",  # of another folder
+            f".{ended.pid}.tmp",
+            ".out.backup.tmp",
+        )
+    )
+    for folder in (left, *others):
+        (folder / "data").mkdir(parents=True)
+    assert cli.main(["data", "prepare", "synthetic", "--out", str(tmp_path / "out"), *SMALL]) == 0
+    assert not left.exists() and all(folder.exists() for folder in others)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no such signal")
+def test_a_time_limit_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(*arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr(prepare, "_card_text", endless)  # the data are written, the card is not
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.main(["data", "prepare", "synthetic", "--out", str(tmp_path / "out"), *SMALL]) == 128 + signal.SIGTERM
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_folder_that_is_filled_meanwhile_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, card_text = tmp_path / "out", prepare._card_text
+
+    def somebody_else(*arguments: Any) -> str:
+        out.mkdir()
+        (out / "thesis.tex").write_text("mine")
+        return card_text(*arguments)
+
+    monkeypatch.setattr(prepare, "_card_text", somebody_else)
+    assert "not empty" in sentence(capsys, "prepare", "synthetic", "--out", str(out), *SMALL)
+    assert (out / "thesis.tex").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_mount_point_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "volume").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "volume")
+    assert "a mount point" in sentence(capsys, "prepare", "synthetic", "--out", str(tmp_path / "volume"), *SMALL)
+    assert cli.main(["data", "prepare", "synthetic", "--out", str(tmp_path / "volume" / "faces"), *SMALL]) == 0
+
+
+def test_a_folder_may_be_called_like_a_dataset_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["data", "prepare", "synthetic", "--out", "synthetic", *SMALL]) == 0
+    assert cli.main(["data", "prepare", "synthetic", "--out", "synthetic", "--force", *SMALL]) == 0
+
+
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ("--out", str(tmp_path / "out"))
     assert "ACTION" in sentence(capsys)
@@ -314,6 +379,13 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     assert "a file" in sentence(capsys, "stats", "synthetic", "--output", str(tmp_path / "file"))
     assert not (tmp_path / "out").exists()
+
+
+def test_options_in_json_python_and_text() -> None:
+    from hf_fer.data.command import parse_options
+
+    given = ["a=true", "b=False", "c=True", "d=None", "e=null", "f=7", 'g=["x"]', "h=aligned", "i=a=b", "j="]
+    assert list(parse_options(given).values()) == [True, False, True, None, None, 7, ["x"], "aligned", "a=b", ""]
 
 
 @pytest.mark.parametrize(
@@ -454,6 +526,39 @@ def test_contact_sheets_show_the_class(tmp_path: Path) -> None:
     assert tuple(part[34, 2 + 10 + 66 * 3]) != (10, 0, 245)
 
 
+def test_plots_are_not_written_among_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(saved(tmp_path / "prepared", train=[(stored(png(1)), 0)]))
+    before = sorted(path.name for path in folder.rglob("*"))
+    for output in (folder, folder / "statistics"):
+        assert "stays as it is" in sentence(capsys, "stats", str(folder), "--output", str(output))
+    raw = ferplus_tree(tmp_path / "raw")
+    assert "stays as it is" in sentence(capsys, "stats", "ferplus", "--raw", str(raw), "--output", str(raw))
+    assert sorted(path.name for path in folder.rglob("*")) == before
+    assert cli.main(["data", "stats", str(folder), "--output", str(tmp_path)]) == 0
+
+
+# --- prepared folders from elsewhere ------------------------------------------------------------------
+
+
+def test_a_split_is_no_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved(tmp_path / "dataset", train=[(stored(png(1)), 0)])
+    (tmp_path / "dataset" / "train").rename(tmp_path / "leaf")
+    (tmp_path / "dataset" / "dataset_dict.json").write_text('{"splits": ["../leaf"]}')
+    said = sentence(capsys, "stats", str(tmp_path / "dataset"), "--output", str(tmp_path / "statistics"))
+    assert "letters, digits and underscores, not '../leaf'" in said
+    assert not (tmp_path / "statistics").exists()
+
+
+def test_folders_without_a_split_or_with_a_damaged_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "dataset_dict.json").write_text('{"splits": []}')
+    assert "has no split" in sentence(capsys, "stats", str(tmp_path))
+    out = tmp_path / "out"
+    assert cli.main(["data", "prepare", "synthetic", "--out", str(out), *SMALL]) == 0
+    (out / "README.md").write_text("---\nconfigs: [\n---\n")
+    capsys.readouterr()
+    assert "cannot be loaded: while parsing" in sentence(capsys, "stats", str(out))
+
+
 # --- check --------------------------------------------------------------------------------------------
 
 
@@ -484,7 +589,12 @@ def test_check_finds_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture
     ]  # fmt: skip
     reasons = [reason for _, _, reason in result["broken_first"]]
     assert "cannot be decoded" in reasons[0] and "empty" in reasons[1]
-    assert "/nowhere.png" in reasons[2] and "no label" in reasons[3]
+    assert reasons[2].count("/nowhere.png") == 1 and "no label" in reasons[3]
+    (tmp_path / "broken.jpg").write_bytes(b"<html>")
+    by_path = split_columns(train=[(stored(None, str(tmp_path / "broken.jpg")), 0)])
+    for fast in (False, True):
+        reason = statistics.check_images(by_path, fast=fast)["broken_first"][0][2]
+        assert reason.endswith(f" ({tmp_path / 'broken.jpg'})")
     assert result["repeated"] == {"train": 1, "validation": 0, "test": 0}
     first, second = result["leaks"]
     assert first == {
