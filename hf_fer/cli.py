@@ -1,4 +1,4 @@
-"""The `hf-fer` command: predict, evaluate, train, data.
+"""The `hf-fer` command: predict, evaluate, train, sweep, data.
 
 Everything that takes time to import is imported inside the function that needs it, so that `--help` and a
 mistyped option answer at once. Exit codes: 0 done, 1 a bug of ours, 2 something the user can put right
@@ -69,10 +69,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str], debug: bool) -> int:
-    # The flags of `train` are the keys of the configuration, which only the training knows.
+    # The flags of `train` and `sweep` are the keys of the configuration, which only the training knows.
     options, flags = _parser().parse_known_args(arguments)
     if options.command == "train":
         return _train(options, flags, debug)
+    if options.command == "sweep":
+        return _sweep(options, flags, debug)
     if flags:
         raise FerError(f"unrecognized arguments: {' '.join(flags)}; see `hf-fer {options.command} --help`")
     if options.command == "data":
@@ -300,14 +302,33 @@ def _print_record(record: dict[str, Any]) -> None:
         print(f"{label:<10}  " + "  ".join(f"{metrics[name]:>19.4f}" for name in columns))
 
 
-# --- train ------------------------------------------------------------------------------------------------
+# --- train and sweep --------------------------------------------------------------------------------------
 
 
 def _train(options: argparse.Namespace, flags: list[str], debug: bool) -> int:
+    method = _method_of(options)
+
+    from .training.cli import main as train
+
+    return train(method, ["--config", options.config, *flags, *(["--debug"] if debug else [])])
+
+
+def _sweep(options: argparse.Namespace, flags: list[str], debug: bool) -> int:
+    method = _method_of(options)
+    if not debug:
+        _quieten()
+
+    from .training.sweep import sweep
+
+    return sweep(method, options.config, options.grid, options.seeds, flags, debug)
+
+
+def _method_of(options: argparse.Namespace) -> str:
+    """The method to train: by `--method`, else by the configuration's name, <method>_<dataset>.yaml."""
     from ._auto import METHODS
 
     method = options.method
-    if method is None:  # a configuration is named <method>_<dataset>.yaml
+    if method is None:
         stem = Path(options.config).stem
         method = next((name for name in METHODS if stem == name or stem.startswith(f"{name}_")), None)
         if method is None and len(METHODS) == 1:
@@ -317,10 +338,7 @@ def _train(options: argparse.Namespace, flags: list[str], debug: bool) -> int:
         raise FerError(f"{what}; add --method with one of {', '.join(METHODS)}")
     if not Path(options.config).is_file():
         raise FerError(f"{options.config}: no such configuration file")
-
-    from .training.cli import main as train
-
-    return train(method, ["--config", options.config, *flags, *(["--debug"] if debug else [])])
+    return method
 
 
 # --- arguments and messages -------------------------------------------------------------------------------
@@ -395,6 +413,43 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("config", metavar="CONFIG", help="the recipe, such as recipes/configs/mek_ferplus.yaml")
     train.add_argument("--method", metavar="M", help="default: the beginning of CONFIG's name")
+
+    sweep = commands.add_parser(
+        "sweep",
+        usage="hf-fer sweep CONFIG [--method M] [--seeds N] [--grid KEY=A,B ...] [--key value ...]",
+        help="train over several seeds and values, and tabulate",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="""\
+Train a recipe once for every combination of the grids' values, each with the seeds 0 to N-1, one run after the
+other and each in a process of its own. All combinations are checked before the first run starts. As for `train`,
+every key of CONFIG is a flag of the same name; `output_dir` is the folder of the whole sweep:
+
+  <output_dir>/<key=value,...>/seed-<n>/   a run folder, as `train` makes it
+  <output_dir>/sweep.md                    mean and sample standard deviation of the test figures, also printed
+  <output_dir>/sweep.json                  the same and the figures of every run
+
+The same command again goes on where it was interrupted: finished runs are skipped, the others resumed, failed ones
+tried again. More seeds or values may be added. Nothing is overwritten. Exit code 2 if a run failed; the others
+are done all the same.""",
+        epilog="""\
+examples:
+  hf-fer sweep recipes/configs/mek_synthetic.yaml --grid learning_rate=1e-3,5e-3 --grid ema_decay=0,0.99
+  hf-fer sweep recipes/configs/mek_synthetic.yaml --grid "backbone_kwargs={layers: [1,1]},{layers: [2,2]}"
+  hf-fer sweep recipes/configs/mek_synthetic.yaml --seeds 5 --grid "ablation=Table 6: baseline,Table 6: RAC + RSL\"""",
+        allow_abbrev=False,
+    )
+    sweep.add_argument("config", metavar="CONFIG", help="the recipe, without a `seed`")
+    sweep.add_argument("--method", metavar="M", help="default: the beginning of CONFIG's name")
+    sweep.add_argument("--seeds", type=_positive, default=3, metavar="N", help="how many: 0 to N-1; default: 3")
+    sweep.add_argument(
+        "--grid",
+        action="append",
+        default=[],
+        metavar="KEY=A,B",
+        help="values of a key, in YAML; or ablation=ROW,ROW with names of rows of the method's tables (its"
+        " configuration's `ablations`), which change the keys in which the row differs. May be given several times;"
+        " without it, the seeds alone differ",
+    )
 
     data_command.add_parser(commands)
     return parser
