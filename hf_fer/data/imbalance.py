@@ -70,9 +70,7 @@ def make_imbalanced(
             rows.
     """
     names = dataset.features["label"].names
-    labels = np.asarray(dataset.with_format(None)["label"][:])
-    if len(labels) and labels.min() < 0:
-        raise FerError("Some rows have no label; drop them before making the set imbalanced.")
+    labels = _labels(dataset)
     have = np.bincount(labels, minlength=len(names)).tolist()
     if (factor is None) == (counts is None):
         raise FerError("Give either factor= or counts=, not both and not neither.")
@@ -105,9 +103,7 @@ def inject_label_noise(dataset: Dataset, share: float, *, seed: int = 0) -> Data
     if "clean_label" in dataset.column_names:
         raise FerError("The data set has label noise already (column clean_label); start from the clean one.")
     feature = dataset.features["label"]
-    labels = np.asarray(dataset.with_format(None)["label"][:])
-    if len(labels) and labels.min() < 0:
-        raise FerError("Some rows have no label; drop them before adding noise.")
+    labels = _labels(dataset)
     moved = stable_permutation(len(labels), seed)[: round(share * len(labels))]
     step = _raw(len(labels), seed, 1) % np.uint64(len(feature.names) - 1)  # one draw a row, whatever the share
     noisy = labels.copy()
@@ -123,6 +119,14 @@ def stable_permutation(count: int, seed: int, stream: int = 0) -> np.ndarray:
     NumPy keeps the bits of its bit generators the same for ever, but not what `shuffle` makes of them.
     """
     return np.argsort(_raw(count, seed, stream), kind="stable")
+
+
+def _labels(dataset: Dataset) -> np.ndarray:
+    """(N,) int64."""
+    labels = dataset.with_format(None)["label"][:]
+    if any(label is None or label < 0 for label in labels):
+        raise FerError("Some rows have no label; drop them first.")
+    return np.array(labels, dtype=np.int64)
 
 
 def _raw(count: int, seed: int, stream: int) -> np.ndarray:

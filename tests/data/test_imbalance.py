@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ FERPLUS_IMBALANCED = {
 }
 
 
-def labelled(labels: list[int], names: tuple[str, ...] = ("neutral", "happiness", "anger")) -> Dataset:
+def labelled(labels: Sequence[int | None], names: tuple[str, ...] = ("neutral", "happiness", "anger")) -> Dataset:
     features = Features({"label": ClassLabel(names=[*names]), "row": Value("int64")})
     return Dataset.from_dict({"label": labels, "row": [*range(len(labels))]}, features=features)
 
@@ -182,8 +183,16 @@ def test_noise_on_noise_and_impossible_shares() -> None:
             inject_label_noise(data, share)
 
 
-def test_unlabelled_rows_are_refused() -> None:
-    data = labelled([0, 1, -1, 2])
+def test_sets_without_rows() -> None:
+    with pytest.raises(FerError, match="none of them empty"):
+        make_imbalanced(labelled([]), 2)
+    assert len(make_imbalanced(labelled([]), counts=[0, 0, 0])) == 0
+    assert len(inject_label_noise(labelled([]), 0.5)) == 0
+
+
+@pytest.mark.parametrize("nothing", [-1, None])
+def test_unlabelled_rows_are_refused(nothing: int | None) -> None:
+    data = labelled([0, 1, nothing, 2])
     for use in (lambda d: make_imbalanced(d, 2), lambda d: inject_label_noise(d, 0.5)):
         with pytest.raises(FerError, match="no label; drop them"):
             use(data)
