@@ -131,7 +131,7 @@ def _load_prepared(
                 cache_dir=None if cache_dir is None else str(cache_dir),
             ),
         )
-    odd = next((split for split in splits if not _SPLIT.fullmatch(split)), None)
+    odd = next((str(split) for split in splits if not _SPLIT.fullmatch(str(split))), None)
     if odd is not None:  # a folder names its splits as it likes, and files get these names
         raise FerError(f"{where}: a split is named by letters, digits and underscores, not {odd[:200]!r}; rename it.")
     if not splits:
