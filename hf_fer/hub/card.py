@@ -19,6 +19,9 @@ PLOTS = {
     "curves.png": "Training and validation curves",
     "confusion_matrix.png": "Confusion matrix on the test split",
     "resolution_curve.png": "Accuracy against resolution",
+    "diagnostics.png": "The method's own figures on the test split, by class",
+    "embeddings.png": "Embeddings of the test split (t-SNE)",
+    "losses.png": "The loss's parts during training",
 }
 #: Classes with fewer test images than this are named as uncertain.
 FEW_IMAGES = 100

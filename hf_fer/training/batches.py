@@ -181,7 +181,7 @@ class EpochBatches(Sampler[list[int]]):
         rank, world_size: which process of how many.
         sampling: "shuffle" (every image once), "class_balanced" (with replacement, every class equally likely) or
             "group_balanced" (GReFEL's refinement, see `hf_fer.data.sampling.group_balanced_rows`).
-        groups: (N,) video, subject or character of each image, for "group_balanced".
+        groups: (N,) video, subject or character of each image, for "group_balanced"; None: every image is its own.
         images_per_group, images_per_class: of "group_balanced".
         multiple_of: the number of steps is rounded down to a multiple of it (gradient accumulation, so that
             no update straddles two epochs).
@@ -214,6 +214,7 @@ class EpochBatches(Sampler[list[int]]):
             weights = 1.0 / torch.bincount(labels).clamp(min=1).double()
             self.order = torch.multinomial(weights[labels], len(labels), replacement=True, generator=generator)
         elif sampling == "group_balanced":
+            groups = range(len(labels)) if groups is None else groups
             rows = group_balanced_rows(labels.numpy(), groups, images_per_group, images_per_class, seed, epoch)
             self.order = torch.from_numpy(rows)
         else:

@@ -37,7 +37,7 @@ class Recipe(Augmentation):
         soft_targets: train on the vote distribution of each image instead of its label.
         sampling: "shuffle" draws every image once an epoch, "class_balanced" every class equally often,
             "group_balanced" up to `images_per_group` of each group and `images_per_class` of each class from those
-            (GReFEL's data refinement).
+            (GReFEL's data refinement; where nobody knows the groups, every image is one).
         images_per_group, images_per_class: of "group_balanced".
         resize_size: bring the shorter side of an image to so many px; training crops `image_size` out at a random
             place, everything else in the middle. null: resize to `image_size` at once.
@@ -73,6 +73,8 @@ class Recipe(Augmentation):
         seed: of initialisation, order, augmentation and dropout.
         eval_resolutions: down-sampling factors of the validation and test reports, the first of them 1; they count
             from the images' own sides.
+        eval_reference_side: count these factors from so many px instead: HSAC's protocol takes 224 "regardless of the
+            original image size".
         select_by: which validation figure picks the best epoch: "accuracy" or "mean_class_accuracy", at
             factor 1 or, with the suffix "_over_resolutions", averaged over `eval_resolutions`.
         eval_batch_size: images per evaluation batch.
@@ -135,6 +137,7 @@ class Recipe(Augmentation):
     cpu_threads: int | None = None
     seed: int = 0
     eval_resolutions: list[float] = field(default_factory=lambda: [1.0])
+    eval_reference_side: int | None = None
     select_by: Literal[
         "accuracy",
         "mean_class_accuracy",
@@ -214,7 +217,8 @@ class Recipe(Augmentation):
         different = len({f"{factor:g}" for factor in factors}) == len(factors) > 0
         valid = different and factors[0] == 1 and all(1 <= factor < math.inf for factor in factors)
         self._check("eval_resolutions", valid, "different factors of at least 1, the first of them 1")
-        self._check("cpu_threads", self.cpu_threads is None or self.cpu_threads >= 1, "at least 1, or null")
+        for name in ("cpu_threads", "eval_reference_side", "resize_size"):
+            self._check(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1, or null")
 
     def _check(self, name: str, valid: bool, allowed: str) -> None:
         if not valid:

@@ -30,6 +30,7 @@ _FREE_ON_RESUME = {
     "half_precision_export",
 }  # fmt: skip
 _BEST = "best.safetensors"
+_DIAGNOSED = 5000  # test images that a method's own figures and the embeddings' scores are computed on, at most
 _MEMORY = 4 * 2**30  # bytes of decoded images a split may take before it is decoded at every visit instead
 
 
@@ -141,6 +142,12 @@ def _start_accelerator(recipe: Recipe, folder: Path) -> Any:
         raise FerError(
             f"The launcher sets gradient accumulation to {accelerator.gradient_accumulation_steps}, the recipe to "
             f"{recipe.gradient_accumulation}; set it in the recipe alone."
+        )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:  # each would take itself for the only one
+        raise FerError(
+            f"The launcher started {launched} processes, but Accelerate sees {accelerator.num_processes}; to train in "
+            "several processes without GPUs, set ACCELERATE_USE_CPU=true."
         )
     if accelerator.device.type == "cpu":
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -281,6 +288,7 @@ def _finish(
             splits.test,
             split=f"{recipe.train_split} (held out)" if recipe.test_share else recipe.test_split,
             resolutions=recipe.eval_resolutions,
+            reference_side=recipe.eval_reference_side,
             options=recipe.dataset_options,
             batch_size=recipe.eval_batch_size,
             device=accelerator.device,
@@ -306,6 +314,7 @@ def _finish(
         "num_processes": accelerator.num_processes,
         "train_seconds": round(sum(row["seconds"] for row in history)),
     }
+    report |= _diagnose(model, processor, recipe, splits, accelerator, folder)
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     _plot(history, selected, folder)
     write_card(folder)
@@ -313,16 +322,56 @@ def _finish(
         done_with.unlink()
     shutil.rmtree(folder / "checkpoints")  # a finished run is not resumed, and what is pushed holds no pickles
     headline = selected["resolutions"]["1"]
+    print(f"{'':<12}{'precision':>10}{'recall':>10}{'f1':>10}{'images':>10}")
+    for name, row in headline["per_class"].items():
+        print(f"{name:<12}{row['precision']:>10.4f}{row['recall']:>10.4f}{row['f1']:>10.4f}{row['support']:>10}")
     print(
         f"Epoch {progress.best_epoch} selected on validation; {recipe.test_split} accuracy {headline['accuracy']:.4f}, "
         f"mean class accuracy {headline['mean_class_accuracy']:.4f} (n = {selected['n']}). Everything is in {folder}."
     )
 
 
+def _diagnose(
+    model: Any, processor: Any, recipe: Recipe, splits: Splits, accelerator: Any, folder: Path
+) -> dict[str, Any]:
+    """The method's own figures and the embeddings' scores on (at most `_DIAGNOSED` of) the test split, with plots."""
+    from ..evaluation.diagnostics import collect_diagnostics, summarize
+    from ..evaluation.embeddings import cluster_scores, stratified_rows, tsne
+    from ..evaluation.plots import plot_diagnostics, plot_tsne
+
+    test = splits.test
+    if len(test) > _DIAGNOSED:
+        test = test.select(stratified_rows(test["label"][:], _DIAGNOSED))
+    found = collect_diagnostics(
+        model, processor, test, batch_size=recipe.eval_batch_size, device=accelerator.device,
+        dataset_name=recipe.dataset, split=recipe.test_split,
+    )  # fmt: skip
+    figures, scores = summarize(found), cluster_scores(found["embeddings"], found["labels"])
+    if figures["figures"]:
+        plot_diagnostics(figures, folder / "diagnostics.png")
+    try:
+        points, rows = tsne(found["embeddings"], found["labels"])
+    except FerError as error:  # too few images, or all alike: no reason to lose a run
+        print(f"no map of the embeddings: {error}", file=sys.stderr)
+    else:
+        marked = found["figures"]["tau"][rows] == 0 if "tau" in found["figures"] else None
+        plot_tsne(
+            points, found["labels"][rows], found["classes"], folder / "embeddings.png", scores=scores, marked=marked
+        )
+    return {"diagnostics": figures, "embeddings": scores}
+
+
 def _plot(history: list, record: dict[str, Any], folder: Path) -> None:
-    from ..evaluation.plots import plot_confusion_matrix, plot_curves, plot_resolution_curve
+    from ..evaluation.plots import (
+        plot_confusion_matrix,
+        plot_curves,
+        plot_resolution_curve,
+        plot_training_scalars,
+    )
 
     plot_curves(history, folder / "curves.png")
+    if len([name for name in history[-1] if name.startswith("train_")]) > 1:
+        plot_training_scalars(history, folder / "losses.png")
     first = record["resolutions"]["1"]
     plot_confusion_matrix(first["confusion_matrix"], list(first["per_class"]), folder / "confusion_matrix.png", "Test")
     if len(record["resolutions"]) > 1:

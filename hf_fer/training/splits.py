@@ -23,7 +23,7 @@ class Splits:
         train, validation, test: `datasets.Dataset`s with columns `image` and `label`.
         names: the classes, in the order of their ids.
         labels: (N,) int64, of the training images, noise included.
-        groups: (N,) of the training images, where the recipe samples by them.
+        groups: (N,) of the training images, where the recipe samples by them and they are known.
         described: how many images each split has and how it came about, for the report.
     """
 
@@ -47,8 +47,7 @@ def load_splits(recipe: Recipe, validation_images: int = 1) -> Splits:
         validation_images: the least that validation can do with.
 
     Raises:
-        FerError: data that cannot be loaded, a split that is missing or too small, or groups that are wanted and not
-            known.
+        FerError: data that cannot be loaded, or a split that is missing or too small.
     """
     splits = load_fer_dataset(recipe.dataset, recipe.data_root, **recipe.dataset_options)
     wanted = {"train": recipe.train_split, "validation": recipe.validation_split, "test": recipe.test_split}
@@ -86,12 +85,7 @@ def load_splits(recipe: Recipe, validation_images: int = 1) -> Splits:
             )
     train = parts["train"]
     groups = None
-    if recipe.sampling == "group_balanced":
-        if "group" not in train.column_names:
-            raise FerError(
-                f"sampling: group_balanced needs the column 'group' (video, subject, character), which "
-                f"{recipe.dataset} does not have; choose class_balanced or shuffle."
-            )
+    if recipe.sampling == "group_balanced" and "group" in train.column_names:
         groups = [str(group) for group in train["group"][:]]
     described.update({f"{part}_images": len(parts[part]) for part in ("train", "validation", "test")})
     return Splits(

@@ -25,7 +25,7 @@ def validate(
     """Loss, accuracy and mean class accuracy of a split at each of `recipe.eval_resolutions`.
 
     Every process takes each world-size-th image; the answers are put back together exactly. The factors count
-    from the images' own sides, as in `hf_fer.evaluate_model`.
+    from the images' own sides or from `recipe.eval_reference_side`, as in `hf_fer.evaluate_model`.
 
     Args:
         model: the bare network; it is left in eval mode.
@@ -53,7 +53,9 @@ def validate(
             batch = split.__getitems__(rows[start : start + recipe.eval_batch_size].tolist())
             images = batch["images"].to(device).float()
             if factor > 1:
-                images = degrader(images, (batch["sides"] / factor).round().long().clamp(1, split.size))
+                reference = recipe.eval_reference_side
+                sides = batch["sides"] if reference is None else torch.full_like(batch["sides"], reference)
+                images = degrader(images, (sides / factor).round().long().clamp(1, split.size))
             with accelerator.autocast():
                 parts.append(model(pixel_values=normalize(images, mean, std)).logits.float())
         logits = _gather_interleaved(torch.cat(parts), len(split), accelerator).cpu()

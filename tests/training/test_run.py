@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import random
 import signal
 import subprocess
 import sys
@@ -13,66 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-# Seconds on one core: 40 steps of a net of 20 k parameters.
-TINY = [
-    "--dataset=synthetic",
-    "--dataset_options={train: 256, validation: 48, test: 48, size: 32}",
-    "--backbone_kwargs={layers: [1, 1], channels: [8, 16], stem_type: deep, stem_width: 8}",
-    "--stem_pool=false",
-    "--image_size=32",
-    "--epochs=4",
-    "--batch_size=24",
-    "--learning_rate=2e-3",
-    "--optimizer=adamw",
-    "--schedule=cosine",
-    "--ema_decay=0.9",
-    "--dropout=0.2",
-    "--rotation=8",
-    "--erasing=0.3",
-    "--degrade=0.5",
-    "--eval_resolutions=[1, 2]",
-    "--checkpoint_every=3",
-    "--cpu_threads=1",
-    "--log_every=4",
-]
-
-
-def command(*flags: str, launcher: tuple[str, ...] = (sys.executable,)) -> list[str]:
-    return [*launcher, str(ROOT / "recipes" / "train_mek.py"), *flags]
-
-
-def environment(**values: str) -> dict[str, str]:
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT), **values}
-
-
-def train(*flags: str, expect: int = 0, **options: object) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(*flags, **options), capture_output=True, text=True, env=environment(), timeout=600)
-    assert done.returncode == expect, done.stderr[-3000:]
-    return done
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def history(folder: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
-
-
-@pytest.fixture(scope="module")
-def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    train(*TINY, f"--output_dir={folder}")
-    return folder
+from runs import ROOT, TINY, command, digest, environment, history, train
 
 
 def test_a_run_folder_is_complete(whole_run: Path) -> None:
     names = {
         "config.json", "model.safetensors", "preprocessor_config.json", "modeling_mek.py", "README.md", "recipe.yaml",
         "metrics.jsonl", "report.json", "curves.png", "confusion_matrix.png", "resolution_curve.png",
+        "embeddings.png", "losses.png", "diagnostics.png",
     }  # fmt: skip
     assert names <= {path.name for path in whole_run.iterdir()}
     assert list((whole_run / "logs").rglob("events.out.tfevents*"))
@@ -96,26 +41,6 @@ def test_the_saved_model_answers_as_reported(whole_run: Path) -> None:
     )  # fmt: skip
     for factor in ("1", "2"):
         assert again["resolutions"][factor]["confusion_matrix"] == report["resolutions"][factor]["confusion_matrix"]
-
-
-# 10 steps an epoch, a checkpoint every 3 and at each epoch's end: in the first epoch, in the third, between two.
-@pytest.mark.parametrize("wait_for", [6, 21, 30])
-def test_a_killed_run_resumes_to_the_same_bits(whole_run: Path, tmp_path: Path, wait_for: int) -> None:
-    folder = tmp_path / "killed"
-    flags = [*TINY, f"--output_dir={folder}"]
-    process = subprocess.Popen(command(*flags), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not list((folder / "checkpoints").glob(f"step-*{wait_for:02d}")):
-        assert process.poll() is None and time.monotonic() < deadline, "ended before it could be killed"
-        time.sleep(0.005)
-    time.sleep(random.random() * 0.2)  # a different step each time, and now and then in the middle of a write
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (folder / "model.safetensors").exists()
-    train(*flags, "--resume")
-    assert not list(folder.rglob(".writing-*"))
-    assert digest(folder / "model.safetensors") == digest(whole_run / "model.safetensors")
-    assert history(folder) == history(whole_run)
 
 
 def test_two_processes_train_and_evaluate_exactly(whole_run: Path, tmp_path: Path) -> None:
