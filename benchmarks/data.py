@@ -1,19 +1,25 @@
-"""Speed of the data path: lowering the resolution of images, and feeding a training loop.
+"""Speed of the data path: lowering the resolution of images, feeding a training loop, and memory while streaming.
 
     python benchmarks/data.py --root ferplus/ --output results/data.json
 
 **Degradation**: down and up again (bicubic, a factor per image from U(1, 8)) at 48 px in grey and at 224 px in colour.
-Image by image with Pillow, from PIL images to PIL images, is the reference; `BatchDegrader` takes and gives float
-batches. Its two ways both run on every device, and beside them what was not kept: torch's uint8 `interpolate`, equal
-sides together, which is the fastest on a CPU and misses Pillow's values by two or three grey levels in places. The
-columns "off" say how many values differ from Pillow's, and by how much at most.
+Every subject starts from the same uint8 batch (B, C, H, W), as a loader hands it over, and ends in such a batch. The
+reference goes image by image through Pillow, from an array to a PIL image and back; beside it the same in threads,
+and Pillow alone, which begins and ends with PIL images that lie ready. `BatchDegrader`'s two ways both run on every
+device, the CPU's also on the floats that training gives it. What was not kept: torch's uint8 `interpolate`, equal sides
+together, which is the fastest on a CPU and misses Pillow's values by two or three grey levels in places. The columns
+"off" say how many values differ from Pillow's, and by how much at most.
 
 **Loading**: one pass over images of a data set, from Arrow to normalised float batches (B, 3, 48, 48), through the
 package's `FaceImages` and `epoch_loader`, decoded once (the default where the images fit into 4 GB) or at each visit;
 against torchvision's `ImageFolder` and transforms on the same PNG files. One process, one thread: per core.
 
-The subjects take turns: each round times one call of each, and the order rotates from round to round, so that
-whatever else the machine does hits all alike. Speed-ups are of medians, to the first subject of the same part.
+**Memory**: what a fresh process holds (resident set) while it goes once through 200,000 frames in Aff-Wild2's layout,
+made for the purpose: `load_fer_dataset("affwild2", root, streaming=True)`, each image decoded and let go. Looked at
+every 5,000 images, the first time after 20,000; "off" is the largest distance from the median, as a share of it.
+
+The subjects of the first two take turns: each round times one call of each, and the order rotates from round to round,
+so that whatever else the machine does hits all alike. Speed-ups are of medians, to the first subject of the same part.
 """
 
 from __future__ import annotations
@@ -22,13 +28,16 @@ import argparse
 import datetime
 import io
 import json
+import multiprocessing
 import os
 import platform
+import shutil
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +46,8 @@ from inference import cpu_model, run_rounds
 
 SIDE = 48  # px: FERPlus, and every image of the loading part
 MAX_FACTOR = 8.0
+CROP = 112  # px: Aff-Wild2's aligned crops
+VIDEO = 800  # frames
 
 
 @dataclass
@@ -68,6 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         loading, skipped = _measure_loading(options)  # first: what is wrong with the data shows at once
         degradation = _measure_degradation(options)
+        memory = _measure_memory(options)
     except FerError as error:
         print(f"benchmarks/data.py: {error}", file=sys.stderr)
         return 2
@@ -81,6 +93,7 @@ def main(argv: list[str] | None = None) -> int:
             "max_factor": MAX_FACTOR,
             "dataset": options.dataset,
             "images": options.images,
+            "frames": options.frames,
             "quick": options.quick,
         },
         "machine": {
@@ -96,6 +109,7 @@ def main(argv: list[str] | None = None) -> int:
         "degradation": degradation,
         "loading": loading,
         "loading_skipped": skipped,
+        "memory": memory,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
     print_tables(report)
@@ -118,12 +132,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-48", metavar="N", type=_count, default=256, help="images in a batch at 48 px")
     parser.add_argument("--batch-224", metavar="N", type=_count, default=32, help="images in a batch at 224 px")
     parser.add_argument("--repeats", metavar="N", type=_count, default=15, help="rounds")
+    parser.add_argument("--frames", metavar="N", type=_count, default=200_000, help="images of the memory part")
     parser.add_argument("--output", metavar="FILE", type=Path, help="JSON file to write")
     parser.add_argument("--quick", action="store_true", help="one thread, few images and rounds: does it run?")
     options = parser.parse_args(argv)
     if options.quick:
         options.threads, options.repeats, options.images = [1], 2, 40
-        options.batch_48, options.batch_224 = 8, 3
+        options.batch_48, options.batch_224, options.frames = 8, 3, 2000
     return options
 
 
@@ -168,28 +183,38 @@ def _degradation_subjects(side: int, channels: int, count: int, threads: int) ->
     pixels = _pictures(count, side, channels)  # uint8
     generator = torch.Generator().manual_seed(0)
     sides = RandomDownsample(1, MAX_FACTOR).draw(torch.full((count,), side), generator)
-    images = [Image.fromarray(p[0] if channels == 1 else p.transpose(1, 2, 0)) for p in pixels.numpy()]
     drawn = sides.tolist()
+    pool = ThreadPoolExecutor(threads)
 
-    def one_by_one() -> list[Image.Image]:
-        return [degrade_to_side(image, s) for image, s in zip(images, drawn, strict=True)]
+    def from_array(array: Any) -> Image.Image:
+        return Image.fromarray(array[0] if channels == 1 else array.transpose(1, 2, 0))
 
-    reference = torch.stack([_to_tensor(image) for image in one_by_one()])
-    subjects = [Subject("Pillow, image by image", count, one_by_one)]
+    def one(array: Any, side: int) -> Any:
+        return _to_array(degrade_to_side(from_array(array), side))
+
+    def one_by_one() -> Any:
+        return _to_batch([*map(one, pixels.numpy(), drawn)])
+
+    def in_threads() -> Any:
+        return _to_batch([*pool.map(one, pixels.numpy(), drawn)])
+
+    images = [from_array(array) for array in pixels.numpy()]
+    subjects = [
+        Subject("Pillow, image by image", count, one_by_one),
+        Subject("Pillow alone, PIL to PIL", count, lambda: [*map(degrade_to_side, images, drawn)]),
+    ]
     if threads > 1:
-        pool = ThreadPoolExecutor(threads)
-        subjects.append(
-            Subject(f"Pillow in {threads} threads", count, lambda: list(pool.map(degrade_to_side, images, drawn)))
-        )
-    floats = pixels.float()
-    for method in ("bands", "dense"):
-        degrader = BatchDegrader(side, method=method)
-        kept = " (CPU default)" if degrader.method == BatchDegrader(1).method else ""
-        subjects.append(Subject(f"BatchDegrader, {method}{kept}", count, lambda d=degrader: d(floats, sides)))
+        subjects.append(Subject(f"Pillow in {threads} threads", count, in_threads))
+    default, floats = BatchDegrader(side), pixels.float()
+    for degrader in (default, BatchDegrader(side, method="dense")):
+        kept = " (CPU default)" if degrader is default else ""
+        name = f"BatchDegrader, {degrader.method}{kept}"
+        subjects.append(Subject(name, count, lambda d=degrader: d(pixels, sides)))
+    subjects.append(Subject("BatchDegrader, from and to floats", count, lambda: default(floats, sides)))
     ordered = pixels.contiguous(memory_format=torch.channels_last)
     subjects.append(Subject("uint8 interpolate (not kept)", count, lambda: _interpolate(ordered, sides)))
     if torch.cuda.is_available():
-        on_gpu, degrader_on_gpu = floats.cuda(), BatchDegrader(side, "cuda")
+        on_gpu, degrader_on_gpu = pixels.cuda(), BatchDegrader(side, "cuda")
 
         def on_the_gpu() -> Any:
             result = degrader_on_gpu(on_gpu, sides)
@@ -197,10 +222,11 @@ def _degradation_subjects(side: int, channels: int, count: int, threads: int) ->
             return result
 
         subjects.append(Subject("BatchDegrader, CUDA", count, on_the_gpu))
+    reference = one_by_one()
     for subject in subjects:
         result = subject.call()
         if isinstance(result, list):
-            result = torch.stack([_to_tensor(image) for image in result])
+            result = _to_batch([_to_array(image) for image in result])
         difference = (result.cpu().int() - reference.int()).abs()
         subject.facts = {
             "share_off": (difference > 0).double().mean().item(),
@@ -222,13 +248,20 @@ def _pictures(count: int, side: int, channels: int) -> Any:
     return (shapes + grain).round().clamp(0, 255).to(torch.uint8)
 
 
-def _to_tensor(image: Any) -> Any:
+def _to_array(image: Any) -> Any:
     """(C, H, W) uint8."""
+    import numpy as np
+
+    array = np.asarray(image)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def _to_batch(arrays: list[Any]) -> Any:
+    """(B, C, H, W) uint8, put together by numpy: torch would share so little work out to its threads."""
     import numpy as np
     import torch
 
-    array = np.array(image)
-    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
+    return torch.from_numpy(np.stack(arrays))
 
 
 def _interpolate(images: Any, sides: Any) -> Any:
@@ -276,8 +309,7 @@ def _loading_subjects(split: Any, folder: Path) -> list[Subject]:
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
 
-    from hf_fer.training.batches import EpochBatches, FaceImages, epoch_loader
-    from hf_fer.training.loop import IMAGE_MEAN, IMAGE_STD, normalize
+    from hf_fer.training.batches import IMAGE_MEAN, IMAGE_STD, EpochBatches, FaceImages, epoch_loader, normalize
 
     files, labels = _write_pngs(split, folder), split["label"][:]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
@@ -337,6 +369,77 @@ def _write_pngs(split: Any, folder: Path) -> list[Path]:
     return files
 
 
+# --- memory -----------------------------------------------------------------------------------------
+
+
+def _measure_memory(options: argparse.Namespace) -> dict[str, Any]:
+    warm_up, every = options.frames // 10, max(1, options.frames // 40)
+    with tempfile.TemporaryDirectory() as folder:
+        _write_frames(Path(folder), options.frames)
+        # In a process of its own: what the other parts used stays out of the figure.
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            seconds, sizes = pool.submit(_stream, folder, warm_up, every).result()
+    megabytes = [size / 2**20 for size in sizes]
+    median = statistics.median(megabytes)
+    return {
+        "images": options.frames,
+        "first_after": warm_up,
+        "every": every,
+        "samples": len(megabytes),
+        "min_mb": min(megabytes),
+        "median_mb": median,
+        "max_mb": max(megabytes),
+        "most_off_median": max(abs(size - median) for size in megabytes) / median,
+        "images_per_second": options.frames / seconds,
+        "megabytes": megabytes,
+    }
+
+
+def _stream(root: str, warm_up: int, every: int) -> tuple[float, list[int]]:
+    """Seconds, and the bytes that were resident, for one pass over all splits."""
+    import psutil
+
+    from hf_fer.data import load_fer_dataset
+
+    process, sizes, seen = psutil.Process(), [], 0
+    begin = time.perf_counter()
+    for split in load_fer_dataset("affwild2", root, streaming=True).values():
+        for example in split:
+            example["image"].load()
+            seen += 1
+            if seen >= warm_up and seen % every == 0:
+                sizes.append(process.memory_info().rss)
+    return time.perf_counter() - begin, sizes
+
+
+def _write_frames(root: Path, count: int) -> None:
+    """`count` labelled frames in videos of `VIDEO`, one in five for validation; a video is one JPEG by many names."""
+    from PIL import Image
+
+    videos = max(2, -(-count // VIDEO))
+    classes = "Neutral,Anger,Disgust,Fear,Happiness,Sadness,Surprise"
+    for video in range(videos):
+        frames = range(1, count // videos + (video < count % videos) + 1)
+        split = "Validation_Set" if video % 5 == 1 else "Training_Set"
+        annotations = root / "annotations" / "EXPR_Set" / split / f"{video:04d}.txt"
+        annotations.parent.mkdir(parents=True, exist_ok=True)
+        annotations.write_text("\n".join([classes, *(str((video + frame) % 7) for frame in frames)]) + "\n")
+        images = root / "cropped_aligned" / f"{video:04d}"
+        images.mkdir(parents=True)
+        noise = Image.effect_noise((CROP // 4, CROP // 4), 80)
+        noise.resize((CROP, CROP), Image.Resampling.BICUBIC).convert("RGB").save(root / "frame.jpg")
+        for frame in frames:
+            _link(root / "frame.jpg", images / f"{frame:05d}.jpg")
+        (root / "frame.jpg").unlink()
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
+
+
 # --- what comes out ---------------------------------------------------------------------------------
 
 
@@ -384,6 +487,13 @@ def print_tables(report: dict[str, Any]) -> None:
             print()
     if report["loading_skipped"]:
         print(f"\n{report['loading_skipped']}")
+    memory = report["memory"]
+    print("\nMemory, streaming")
+    print(f"{'images':>7} {'samples':>7} {'min MB':>9} {'median MB':>9} {'max MB':>9} {'off':>6} {'images/s':>9}")
+    print(
+        f"{memory['images']:>7} {memory['samples']:>7} {memory['min_mb']:>9.1f} {memory['median_mb']:>9.1f} "
+        f"{memory['max_mb']:>9.1f} {memory['most_off_median']:>6.1%} {memory['images_per_second']:>9.0f}"
+    )
 
 
 if __name__ == "__main__":

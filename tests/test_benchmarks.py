@@ -17,12 +17,12 @@ ASSETS = Path(hf_fer.__file__).resolve().parent / "assets"
 TIMES = ("min_ms", "median_ms", "p90_ms", "images_per_second", "ratio")
 
 
-def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), *arguments],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
         timeout=600,
         check=False,
     )
@@ -70,11 +70,15 @@ def test_data_writes_json(tmp_path: Path) -> None:
     rows = {"image": faces, "label": [k % 2 for k in range(43)]}
     DatasetDict({"train": Dataset.from_dict(rows, features=features)}).save_to_disk(tmp_path / "faces")
     output = tmp_path / "new" / "data.json"
-    done = run("data", "--quick", "--dataset", str(tmp_path / "faces"), "--output", str(output))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    done = run("data", "--quick", "--dataset", str(tmp_path / "faces"), "--output", str(output), TMPDIR=str(scratch))
     assert done.returncode == 0, done.stderr
+    assert not [*scratch.rglob("*.jpg"), *scratch.rglob("*.png")]
     report = json.loads(output.read_text())
-    degradation, loading = report["degradation"], report["loading"]
+    degradation, loading, memory = report["degradation"], report["loading"], report["memory"]
     assert [row["side"] for row in degradation if row["subject"] == "Pillow, image by image"] == [48, 224]
+    assert all(row["most_off"] == 0 for row in degradation if row["subject"].startswith("Pillow"))
     assert [row["subject"] for row in loading] == [
         "torchvision ImageFolder",
         "hf-fer, decoded once",
@@ -90,6 +94,12 @@ def test_data_writes_json(tmp_path: Path) -> None:
             assert row["most_off"] <= 1
             assert row["share_off"] < 2e-3
     assert report["loading_skipped"] is None
+    assert (memory["images"], memory["first_after"], memory["every"]) == (2000, 200, 50)
+    assert memory["samples"] == len(memory["megabytes"]) == 37
+    assert 0 < memory["min_mb"] <= memory["median_mb"] <= memory["max_mb"]
+    assert memory["most_off_median"] < 0.1  # not a timing: the memory is to stay flat
+    assert memory["images_per_second"] > 0
+    assert "Memory, streaming" in done.stdout
     assert report["settings"]["quick"] is True
     assert report["machine"]["cpu"]
 
@@ -108,3 +118,18 @@ def test_data_says_what_it_left_out_and_what_is_not_there(tmp_path: Path) -> Non
     assert done.stderr.startswith("benchmarks/data.py: ")
     assert "nowhere" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_training_writes_json(tmp_path: Path) -> None:
+    output = tmp_path / "training.json"
+    done = run("training", "--quick", "--output", str(output))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(output.read_text())
+    assert [(row["method"], row["views"]) for row in report["methods"]] == [
+        ("hsac", 3), ("mek", 2), ("multires", 1), ("neural_resizer", 1), ("grefel", 1),
+    ]  # fmt: skip
+    for row in (*report["methods"], report["loop"], report["processes"]):
+        assert 0 < row["ratio_min"] <= row["ratio_median"] <= row["ratio_max"]
+    for row in report["methods"]:
+        assert row["method"] in done.stdout
+    assert report["loop"]["our_images_per_second"] > 0 and report["processes"]["two_images_per_second"] > 0

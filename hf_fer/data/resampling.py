@@ -9,8 +9,7 @@ two in ten thousand differ by one, and one in millions by two. `benchmarks/data.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -19,10 +18,12 @@ from torch import Tensor
 
 from ..errors import FerError
 
-_SMALL = 64  # px: up to here one product is faster than strips, and threads gain nothing
+_SMALL = 64  # px: up to here whole matrices are faster than strips
+_STRIPS = 4  # at 224 px they leave out two zeros in three; more are too thin for fast products
+_AT_ONCE = 2**18  # values: what a product reads and writes stays in a core's cache
 
-#: Rows `start:stop` of a matrix, the columns in which they are not zero, and what stands there.
-Band = tuple[slice, slice, Tensor]
+#: A matrix in p strips of h rows: the columns from one strip's window to the next one's, and (p, h, width) float32.
+Strips = tuple[int, Tensor]
 
 
 def bicubic_matrix(size_in: int, size_out: int) -> np.ndarray:
@@ -61,8 +62,9 @@ class BatchDegrader:
 
     Two ways to the same values, each the fastest where it is the default:
 
-    - `"bands"` (CPU): side after side, the matrices cut into strips without their zeros. Works from the sides'
-      values, so on a GPU it would wait for them.
+    - `"bands"` (CPU): side after side, the matrices cut into strips without most of their zeros. Works from the
+      sides' values, so on a GPU it would wait for them. On one thread: the products are too small to be shared,
+      and a second Python thread gains nothing where each holds the interpreter every few microseconds.
     - `"dense"` (elsewhere): whole matrices made on the device for all images at once, and four batched products.
       Nothing waits for the device. Where a user lets float32 products run in TF32 (weights of 11 bits), some five
       values in ten thousand miss by two grey levels.
@@ -83,7 +85,8 @@ class BatchDegrader:
             raise FerError(f"BatchDegrader: method={method!r} does not exist; give 'bands', 'dense' or None.")
         self.size, self.device = size, torch.device(device)
         self.method = method or ("bands" if self.device.type == "cpu" else "dense")
-        self._bands: dict[int, tuple[list[Band], list[Band]]] = {}  # at most some size³ bytes: 11 MB at 224
+        self._count = _STRIPS if size > _SMALL else 1
+        self._strips: dict[int, tuple[Strips, Strips]] = {}  # at most some size³ bytes: 14 MB at 224
 
     @torch.no_grad()
     def __call__(self, images: Tensor, sides: Tensor) -> Tensor:
@@ -99,7 +102,6 @@ class BatchDegrader:
         Raises:
             FerError: images of another size; with "bands", a side out of its range.
         """
-        images = images.detach()  # `no_grad` does not reach into threads
         if images.ndim != 4 or images.shape[2:] != (self.size, self.size):
             raise FerError(
                 f"This BatchDegrader takes images of {self.size}x{self.size} px, not a tensor of shape "
@@ -126,16 +128,16 @@ class BatchDegrader:
             if not 1 <= side <= self.size:
                 raise FerError(f"The side {side} of image {row} is not in 1…{self.size}; clamp what you draw.")
             rows_of[side].append(row)
-
-        def degrade(side: int, rows: list[int]) -> Tensor:
-            alike = images[rows[0]][None] if len(rows) == 1 else torch.stack([images[row] for row in rows])
-            return self._degrade_alike(alike.float(), side)
-
+        most = max(1, _AT_ONCE // (images.shape[1] * self.size**2))
         degraded = torch.empty_like(images, memory_format=torch.channels_last)
-        with _map_single_threaded(parallel=self.size > _SMALL) as map_:
-            for rows, values in zip(rows_of.values(), map_(degrade, rows_of, rows_of.values()), strict=True):
-                for row, image in zip(rows, values, strict=True):
-                    degraded[row].copy_(image)
+        # `no_grad` would still count versions of every view: an eighth of the time at 48 px.
+        with torch.inference_mode(), _single_threaded():
+            for side, rows in rows_of.items():
+                for start in range(0, len(rows), most):
+                    some = rows[start : start + most]
+                    alike = images[some[0]][None] if len(some) == 1 else torch.stack([images[row] for row in some])
+                    for row, image in zip(some, self._degrade_alike(alike.float(), side), strict=True):
+                        degraded[row].copy_(image)
         return degraded
 
     def _degrade_alike(self, values: Tensor, side: int) -> Tensor:
@@ -143,42 +145,44 @@ class BatchDegrader:
         size, (count, channels) = self.size, values.shape[:2]
         if side == size:
             return _to_eight_bits(values.clone())
-        down, up = self._bands_of(side)
+        down, up = self._strips_of(side)
         # Each product contracts one axis and leaves the new one where the next finds its own last: from
         # (n, C, H, W) over (w, n, C, H), (w, n, C, h), (W, n, C, h) to (H, W, n, C), and nothing is copied.
-        values = _resample_last_to_first(values.reshape(-1, size), down, side)
-        values = _resample_last(values.view(-1, size), down, side)
-        values = _resample_first(values.view(side, -1), up, size)
-        values = _resample_last_to_first(values.view(-1, side), up, size)
-        return values.view(size, size, count, channels).permute(2, 3, 0, 1)
+        # New axes have room for whole strips; what is zero there meets zeros in the next matrix, or is cut off.
+        room = self._room(side)
+        values = _resample_first(values.reshape(-1, size).T, down)
+        values = _resample_last(values.view(-1, size), down)
+        values = _resample_first(values.view(room, -1), up)
+        values = _resample_first(values.view(-1, room).T, up)
+        values = values.view(len(values), -1, count, channels)[:size, :size]
+        return values.permute(2, 3, 0, 1)
 
-    def _bands_of(self, side: int) -> tuple[list[Band], list[Band]]:
-        if side not in self._bands:
-            self._bands[side] = tuple(
-                _cut_into_bands(bicubic_matrix(*sizes)) for sizes in ((self.size, side), (side, self.size))
-            )
-        return self._bands[side]
+    def _strips_of(self, side: int) -> tuple[Strips, Strips]:
+        if side not in self._strips:
+            size, room = self.size, self._room(side)
+            self._strips[side] = self._cut(size, side, room, size), self._cut(side, size, self._room(size), room)
+        return self._strips[side]
+
+    def _cut(self, size_in: int, size_out: int, rows: int, columns: int) -> Strips:
+        matrix = bicubic_matrices(torch.tensor([size_in]), torch.tensor([size_out]), rows, columns, torch.float64)[0]
+        return _cut_into_strips(_to_22_bits(matrix).to(self.device), self._count)
+
+    def _room(self, side: int) -> int:
+        """`side`, up to the next with as many rows in each strip."""
+        return -(-side // self._count) * self._count
 
 
 @contextmanager
-def _map_single_threaded(parallel: bool) -> Iterator[Callable[..., Iterator[Tensor]]]:
-    """Yields a `map` whose calls run each on one thread and, if `parallel`, side by side on torch's many.
+def _single_threaded() -> Iterator[None]:
+    """Torch on one thread: the products are too small to be shared.
 
-    The products are too small to be shared: threads that wait for each other after every one of them gain little
-    on an idle machine and lose much on a busy one.
+    Threads that wait for each other after every one of them gain little on an idle machine, and on a busy one each
+    wait may last as long as another process keeps a core.
     """
     threads = torch.get_num_threads()
-    if threads == 1:
-        yield map
-        return
     torch.set_num_threads(1)
     try:
-        if parallel:
-            workers = min(threads, 8)  # more would wait for the interpreter
-            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                yield pool.map
-        else:
-            yield map
+        yield
     finally:
         torch.set_num_threads(threads)
 
@@ -193,39 +197,36 @@ def _to_22_bits(weights: Tensor) -> Tensor:
     return (weights * 2**22).round().div_(2**22).float()
 
 
-def _cut_into_bands(matrix: np.ndarray) -> list[Band]:
-    """The strips of a matrix, float32."""
-    pieces = 4 if max(matrix.shape) > _SMALL else 1  # four leave out two zeros in three at 224 px
-    height = -(-len(matrix) // pieces)
-    weights = _to_22_bits(torch.from_numpy(matrix))
-    bands = []
-    for start in range(0, len(matrix), height):
-        strip = weights[start : start + height]
-        columns = strip.any(dim=0).nonzero()[:, 0]
-        inside = slice(int(columns[0]), int(columns[-1]) + 1)
-        bands.append((slice(start, start + len(strip)), inside, strip[:, inside].contiguous()))
-    return bands
+def _cut_into_strips(matrix: Tensor, count: int) -> Strips:
+    """A float32 matrix, its rows in `count` strips of as many each.
+
+    The windows are as narrow as equal steps from one to the next allow, so that all strips are one batched product.
+    """
+    blocks = matrix.unflatten(0, (count, -1))
+    columns = step = matrix.shape[1]
+    for number, used in enumerate(blocks.any(dim=1)):
+        inside = used.nonzero()[:, 0].tolist()
+        if inside and number > 0:
+            step = min(step, inside[0] // number)
+        if inside and number < count - 1:
+            step = min(step, (columns - 1 - inside[-1]) // (count - 1 - number))
+    if step == 0:  # some strip needs all there is
+        return _cut_into_strips(matrix, 1)
+    width = columns - (count - 1) * step
+    return step, torch.stack([block[:, i * step : i * step + width] for i, block in enumerate(blocks)])
 
 
-def _resample_first(values: Tensor, bands: list[Band], size: int) -> Tensor:
-    """(in, N) to (size, N)."""
-    out = values.new_empty(size, values.shape[1])
-    for rows, columns, matrix in bands:
-        torch.mm(matrix, values[columns], out=out[rows])
-    return _to_eight_bits(out)
+def _resample_first(values: Tensor, strips: Strips) -> Tensor:
+    """(in, N) to (out, N)."""
+    step, weights = strips
+    windows = values.unfold(0, weights.shape[2], step).mT
+    return _to_eight_bits(torch.bmm(weights, windows)).flatten(0, 1)
 
 
-def _resample_last(values: Tensor, bands: list[Band], size: int) -> Tensor:
-    """(N, in) to (N, size)."""
-    out = values.new_empty(values.shape[0], size)
-    for rows, columns, matrix in bands:
-        torch.mm(values[:, columns], matrix.T, out=out[:, rows])
-    return _to_eight_bits(out)
-
-
-def _resample_last_to_first(values: Tensor, bands: list[Band], size: int) -> Tensor:
-    """(N, in) to (size, N)."""
-    out = values.new_empty(size, values.shape[0])
-    for rows, columns, matrix in bands:
-        torch.mm(matrix, values[:, columns].T, out=out[rows])
-    return _to_eight_bits(out)
+def _resample_last(values: Tensor, strips: Strips) -> Tensor:
+    """(N, in) to (N, out)."""
+    step, weights = strips
+    windows = values.unfold(1, weights.shape[2], step).transpose(0, 1)
+    out = values.new_empty(len(values), *weights.shape[:2])
+    torch.bmm(windows, weights.mT, out=out.transpose(0, 1))
+    return _to_eight_bits(out).flatten(1)

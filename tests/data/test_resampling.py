@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from hf_fer.data.resampling import BatchDegrader, bicubic_matrix
+from hf_fer.data.resampling import BatchDegrader, _cut_into_strips, bicubic_matrix
 
 
 def smooth_images(count: int, size: int, seed: int = 0) -> np.ndarray:
@@ -28,6 +31,21 @@ def test_matrix_rows_are_a_partition_of_unity(size_in: int, size_out: int) -> No
     matrix = bicubic_matrix(size_in, size_out)
     assert matrix.shape == (size_out, size_in)
     np.testing.assert_allclose(matrix.sum(axis=1), 1.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size_in, size_out", [(224, 224), (224, 28), (28, 224), (8, 100), (100, 8), (72, 4), (4, 72)])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_strips_put_together_are_the_matrix(size_in: int, size_out: int, count: int) -> None:
+    matrix = torch.from_numpy(bicubic_matrix(size_in, size_out)).float()
+    step, strips = _cut_into_strips(matrix, count)
+    assert len(strips) in (1, count)
+    whole = torch.zeros(*strips.shape[:2], size_in)
+    for number, strip in enumerate(strips):
+        whole[number, :, number * step : number * step + strip.shape[1]] = strip
+    torch.testing.assert_close(whole.flatten(0, 1), matrix, rtol=0, atol=0)
+    if min(size_in, size_out) >= 28:
+        assert len(strips) == count
+        assert strips.shape[2] <= 2 * size_in / count  # what strips are for
 
 
 @pytest.mark.parametrize("side", [47, 36, 24, 16, 12, 6, 3, 1])
@@ -62,3 +80,33 @@ def test_energy_above_the_new_nyquist_limit_is_gone() -> None:
         return float(spectrum[:, :, high].sum())
 
     assert high_energy(out) < 1e-2 * high_energy(noise)
+
+
+@pytest.mark.parametrize("size", [20, 70])
+def test_any_layout_of_a_batch_and_a_copy_give_the_same(size: int) -> None:
+    images = torch.from_numpy(smooth_images(4, 2 * size))[:, None].float().repeat(1, 3, 1, 1)[:, :, ::2, ::2]
+    sides = torch.tensor([9, 9, 4, size])
+    degrader = BatchDegrader(size)
+    expected = degrader(images.contiguous(), sides)
+    assert torch.equal(degrader(images, sides), expected)
+    assert torch.equal(degrader(images.mT, sides), degrader(images.mT.contiguous(), sides))
+    for other in (pickle.loads(pickle.dumps(degrader)), copy.deepcopy(degrader)):  # after use, with what it keeps
+        assert torch.equal(other(images, sides), expected)
+
+
+def test_one_side_for_more_images_than_are_resampled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.from_numpy(smooth_images(5, 32))[:, None].repeat(1, 3, 1, 1)
+    sides = torch.tensor([8, 32, 8, 8, 8])
+    expected = BatchDegrader(32)(images, sides)
+    for values in (1, 2 * 3 * 32 * 32):
+        monkeypatch.setattr("hf_fer.data.resampling._AT_ONCE", values)
+        difference = BatchDegrader(32)(images, sides).int() - expected.int()
+        assert difference.abs().max() <= 1  # products of other shapes add up in another order
+
+
+def test_a_model_can_be_trained_on_what_comes_out() -> None:
+    images = torch.from_numpy(smooth_images(2, 16))[:, None].float()
+    weight = torch.ones(1, requires_grad=True)
+    degraded = BatchDegrader(16)(images, torch.tensor([4, 16]))
+    (degraded * weight).sum().backward()
+    torch.testing.assert_close(weight.grad, degraded.sum()[None])
