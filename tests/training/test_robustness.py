@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -124,17 +125,13 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 def test_a_full_disk_is_one_sentence_and_the_checkpoint_before_survives(
     whole_run: Path, tmp_path: Path, small_disk: Callable[[str], Path]
 ) -> None:
-    disk = small_disk("size=16m")
+    disk = small_disk("size=3m")
     folder, ballast = disk / "run", disk / "ballast"
     process = start([*TINY, f"--output_dir={folder}"])
     wait_until(process, lambda: newest(folder) >= 9)
-    with ballast.open("wb") as file:  # somebody else's data
-        try:
-            while True:
-                file.write(bytes(4096))
-                file.flush()
-        except OSError:
-            pass
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):  # somebody else's data
+        while True:
+            file.write(bytes(4096))
     assert process.wait(timeout=120) == 2
     errors = process.stderr.read()
     assert "Traceback" not in errors, errors[-3000:]
