@@ -13,7 +13,8 @@ steps of a round meet the same machine.
 a bare loop of timm's network on one batch that never changes.
 
 **Processes.** Images a second of two CPU processes with one thread each, over one process with one thread: whole runs
-of `recipes/train_mek.py`, taking turns, of which the second epoch counts.
+of `recipes/train_mek.py`, taking turns, of which the second epoch counts; once with the batch of the one process in
+each of the two, and once with half of it (a smaller batch is slower in itself).
 
 On a CUDA GPU the first two parts use it, in bfloat16 and channels last.
 """
@@ -156,7 +157,6 @@ def measure_methods(scale: Scale, options: argparse.Namespace, device: str) -> l
         subjects = [Subject("plain", _step(plain, batch, device)), Subject(method, _step(config, batch, device))]
         run_rounds(subjects, options.repeats)
         reference, own = (subject.milliseconds for subject in subjects)
-        ratios = sorted(b / (views * a) for a, b in zip(reference, own, strict=True))
         rows.append(
             {
                 "method": method,
@@ -166,12 +166,10 @@ def measure_methods(scale: Scale, options: argparse.Namespace, device: str) -> l
                 "views": views,
                 "device": device,
                 "threads": options.threads,
-                "rounds": len(ratios),
+                "rounds": len(own),
                 "plain_median_ms": statistics.median(reference),
                 "median_ms": statistics.median(own),
-                "ratio_min": ratios[0],
-                "ratio_median": statistics.median(ratios),
-                "ratio_max": ratios[-1],
+                **_ratios([views * time for time in reference], own),
             }
         )
     return rows
@@ -246,7 +244,6 @@ def measure_loop(scale: Scale, options: argparse.Namespace, device: str) -> dict
     for _ in range(options.runs):  # taking turns
         bare.append(steps * scale.batch / _bare_epoch(scale, steps, device))
         ours.append(steps * scale.batch / _our_epoch(scale, steps, device, options.threads))
-    ratios = sorted(b / a for a, b in zip(bare, ours, strict=True))
     return {
         "backbone": scale.backbone,
         "side": scale.side,
@@ -255,9 +252,7 @@ def measure_loop(scale: Scale, options: argparse.Namespace, device: str) -> dict
         "device": device,
         "bare_images_per_second": statistics.median(bare),
         "our_images_per_second": statistics.median(ours),
-        "ratio_min": ratios[0],
-        "ratio_median": statistics.median(ratios),
-        "ratio_max": ratios[-1],
+        **_ratios(bare, ours),
     }
 
 
@@ -301,7 +296,7 @@ def _our_epoch(scale: Scale, steps: int, device: str, threads: int) -> float:
 # --- processes --------------------------------------------------------------------------------------
 
 
-def measure_processes(options: argparse.Namespace) -> dict[str, Any]:
+def measure_processes(options: argparse.Namespace) -> list[dict[str, Any]]:
     images = 128 if options.quick else 1600
     flags = [
         f"--dataset_options={{train: {images}, validation: 8, test: 8, size: 48}}", "--image_size=48",
@@ -309,20 +304,24 @@ def measure_processes(options: argparse.Namespace) -> dict[str, Any]:
         "--cpu_threads=1",
     ]  # fmt: skip
     environment = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    one, two = [], []
-    for _ in range(options.runs):
-        one.append(images / _run([*flags, "--batch_size=32"], environment=environment)[1]["seconds"])
-        two.append(images / _run([*flags, "--batch_size=16"], 2, environment)[1]["seconds"])
-    ratios = sorted(b / a for a, b in zip(one, two, strict=True))
-    return {
-        "images": images,
-        "global_batch": 32,
-        "one_images_per_second": statistics.median(one),
-        "two_images_per_second": statistics.median(two),
-        "ratio_min": ratios[0],
-        "ratio_median": statistics.median(ratios),
-        "ratio_max": ratios[-1],
-    }
+    subjects = {"one": (1, 32), "two, batches of 32 each": (2, 32), "two, the same global batch": (2, 16)}
+    speeds: dict[str, list[float]] = {name: [] for name in subjects}
+    for _ in range(options.runs):  # taking turns
+        for name, (processes, batch) in subjects.items():
+            rows = _run([*flags, f"--batch_size={batch}"], processes, environment)
+            speeds[name].append(images / rows[1]["seconds"])
+    return [
+        {
+            "subject": name,
+            "processes": subjects[name][0],
+            "batch": subjects[name][1],
+            "images": images,
+            "one_images_per_second": statistics.median(speeds["one"]),
+            "images_per_second": statistics.median(speeds[name]),
+            **_ratios(speeds["one"], speeds[name]),
+        }
+        for name in (*subjects,)[1:]
+    ]
 
 
 def _run(flags: list[str], processes: int = 1, environment: dict[str, str] | None = None) -> list[dict[str, Any]]:
@@ -339,6 +338,12 @@ def _run(flags: list[str], processes: int = 1, environment: dict[str, str] | Non
         if done.returncode != 0:
             raise SystemExit(f"benchmarks/training.py: a run failed:\n{done.stderr[-2000:]}")
         return [json.loads(line) for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()]
+
+
+def _ratios(reference: list[float], own: list[float]) -> dict[str, float]:
+    """Of what was measured in the same round."""
+    ratios = sorted(b / a for a, b in zip(reference, own, strict=True))
+    return {"ratio_min": ratios[0], "ratio_median": statistics.median(ratios), "ratio_max": ratios[-1]}
 
 
 # --- what comes out ---------------------------------------------------------------------------------
@@ -363,11 +368,9 @@ def print_tables(report: dict[str, Any]) -> None:
             f"({row['backbone']}, {row['side']} px, batch {row['batch']}): {_spread(row)}"
         )
     if "processes" in report:
-        row = report["processes"]
-        print(
-            f"\nProcesses: {row['two_images_per_second']:.1f} images/s in two, {row['one_images_per_second']:.1f} in "
-            f"one: {_spread(row)}"
-        )
+        print(f"\nProcesses: {report['processes'][0]['one_images_per_second']:.1f} images/s in one")
+        for row in report["processes"]:
+            print(f"{row['subject']:<28} {row['images_per_second']:>6.1f} images/s: {_spread(row)}")
 
 
 def _spread(row: dict[str, Any]) -> str:

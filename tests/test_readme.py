@@ -22,7 +22,8 @@ COMMANDS = [line for block in re.findall(r"^```bash\n(.*?)^```$", README, re.M |
 # their own, and here only their recipe and flags are checked.
 INSTALLS, TRAININGS = COMMANDS[:2], [c for c in COMMANDS if c.startswith("accelerate launch")]
 EVALUATIONS = [c for c in COMMANDS if c.startswith("hf-fer evaluate")]  # run in test_embedded.py
-OTHERS = [c for c in COMMANDS if c not in INSTALLS + TRAININGS + EVALUATIONS]
+SWEEPS = [c for c in COMMANDS if c.startswith("hf-fer sweep")]  # such ones are run in training/test_sweep.py
+OTHERS = [c for c in COMMANDS if c not in INSTALLS + TRAININGS + EVALUATIONS + SWEEPS]
 
 
 def run(arguments: list[str], folder: Path) -> str:
@@ -64,6 +65,16 @@ def test_training_commands_name_valid_recipes(command: str) -> None:
     _, _, script, flag, config, *flags = shlex.split(command)
     assert (ROOT / script).is_file() and flag == "--config"
     load_recipe(config_class(Path(script).stem.removeprefix("train_")), ROOT / config, flags)
+
+
+@pytest.mark.parametrize("command", SWEEPS)
+def test_sweep_commands_are_valid_sweeps(command: str) -> None:
+    from hf_fer.cli import _parser
+    from hf_fer.training.sweep_plan import plan
+
+    options, flags = _parser().parse_known_args(shlex.split(command)[1:])
+    method = Path(options.config).name.split("_")[0]
+    assert len(plan(method, str(ROOT / options.config), options.grid, options.seeds, flags)) == 6
 
 
 def test_the_evaluation_command_is_the_one_that_is_tested() -> None:

@@ -58,23 +58,7 @@ def fit(
     """
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
 
-    def batches_from(epoch: int, first_step: int) -> EpochBatches:
-        return EpochBatches(
-            train.labels,
-            recipe.batch_size,
-            recipe.seed,
-            epoch,
-            first_step=first_step,
-            rank=rank,
-            world_size=world,
-            sampling=recipe.sampling,
-            groups=groups,
-            images_per_group=recipe.images_per_group,
-            images_per_class=recipe.images_per_class,
-            multiple_of=recipe.gradient_accumulation,
-        )
-
-    steps = batches_from(0, 0).steps
+    steps = epoch_batches(train.labels, groups, recipe, world_size=world).steps
     if recipe.channels_last:
         model = model.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, recipe, device)
@@ -112,7 +96,7 @@ def fit(
 
     with StopRequest() as stop:
         while progress.epoch < recipe.epochs and not _is_stalled(history, progress, recipe):
-            batches = batches_from(progress.epoch, progress.step)
+            batches = epoch_batches(train.labels, groups, recipe, progress.epoch, progress.step, rank, world)
             loader = epoch_loader(train, batches, recipe.num_workers, pin_memory=device.type == "cuda")
             monitor = EpochMonitor(accelerator, recipe, batches, progress.epoch)
             wrapped.train()
@@ -191,6 +175,32 @@ def fit(
                 stop_here()
     # Reports are made in float32: take off the autocast that mixed precision put around `forward`.
     return accelerator.unwrap_model(evaluated, keep_fp32_wrapper=False), progress, history
+
+
+def epoch_batches(
+    labels: Tensor,
+    groups: list[str] | None,
+    recipe: Recipe,
+    epoch: int = 0,
+    first_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> EpochBatches:
+    """The batches of an epoch as the recipe draws them; see `EpochBatches`."""
+    return EpochBatches(
+        labels,
+        recipe.batch_size,
+        recipe.seed,
+        epoch,
+        first_step,
+        rank,
+        world_size,
+        recipe.sampling,
+        groups,
+        recipe.images_per_group,
+        recipe.images_per_class,
+        recipe.gradient_accumulation,
+    )
 
 
 def _in_one_sentence(loader: Iterable[Any]) -> Iterator[Any]:

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ..errors import FerError
 from ..labels import id2label, label2id
-from .batches import IMAGE_MEAN, IMAGE_STD, EpochBatches, FaceImages
+from .batches import IMAGE_MEAN, IMAGE_STD, FaceImages
 from .checkpoints import first_line, list_checkpoints
 from .export import build_processor, save_release
-from .loop import fit
+from .loop import epoch_batches, fit
 from .monitor import Progress
 from .recipe import Recipe
 from .splits import Splits, load_splits
@@ -90,11 +90,7 @@ def _run(model_class: type, recipe: Recipe) -> Path:
     train = images(splits.train, _soft_targets(splits.train, recipe) if recipe.soft_targets else splits.labels, False)
     validation = images(splits.validation, torch.tensor(splits.validation["label"][:]), True)
     # Only now: a recipe that fails before leaves no folder behind that would be in the corrected one's way.
-    EpochBatches(  # raises if there are too few images
-        train.labels, recipe.batch_size, recipe.seed, 0, world_size=world, sampling=recipe.sampling,
-        groups=splits.groups, images_per_group=recipe.images_per_group, images_per_class=recipe.images_per_class,
-        multiple_of=recipe.gradient_accumulation,
-    )  # fmt: skip
+    epoch_batches(train.labels, splits.groups, recipe, world_size=world)  # raises if there are too few images
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
@@ -123,7 +119,7 @@ def _run(model_class: type, recipe: Recipe) -> Path:
 
 def _start_accelerator(recipe: Recipe, folder: Path) -> Any:
     from accelerate import Accelerator
-    from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
+    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
 
     try:
         accelerator = Accelerator(
@@ -131,8 +127,13 @@ def _start_accelerator(recipe: Recipe, folder: Path) -> Any:
             gradient_accumulation_steps=recipe.gradient_accumulation,
             log_with=None if recipe.tracker == "none" else recipe.tracker,
             project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
-            # The first process prepares the data and tests the model while the others wait.
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
+            kwargs_handlers=[
+                # The first process prepares the data and tests the model while the others wait.
+                InitProcessGroupKwargs(timeout=timedelta(hours=6)),
+                # The first process' batch-norm statistics are those that count (`validate` hands them round), and a
+                # step does not use them: sending them round at every one is time lost.
+                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            ],
         )
     except ValueError as error:  # an unknown tracker, fp16 without a GPU
         raise FerError(f"Accelerate cannot run this recipe: {error}") from error
@@ -144,7 +145,7 @@ def _start_accelerator(recipe: Recipe, folder: Path) -> Any:
             f"{recipe.gradient_accumulation}; set it in the recipe alone."
         )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != launched:  # each would take itself for the only one
+    if accelerator.num_processes < launched:  # each would take itself for the only one
         raise FerError(
             f"The launcher started {launched} processes, but Accelerate sees {accelerator.num_processes}; to train in "
             "several processes without GPUs, set ACCELERATE_USE_CPU=true."
