@@ -41,7 +41,7 @@ def raw_folder(title: str, root: str | os.PathLike[str] | None, where_to_get: st
     except (OSError, RuntimeError, ValueError):  # too long a name, no such home, a NUL
         is_folder = False
     if not is_folder:
-        raise FerError(f"The {title} folder {short(str(root))} does not exist: {where_to_get}.")
+        raise FerError(f"The {title} folder {short(str(root), 1000)} does not exist: {where_to_get}.")
     try:
         next(os.scandir(folder), None)
     except OSError as error:
@@ -195,7 +195,7 @@ def contents(folder: Path) -> str:
     return f"{', '.join(names[:6])}{more}" if names else "nothing"
 
 
-def short(value: object) -> str:
-    """`repr`, cut after 80 characters."""
+def short(value: object, limit: int = 80) -> str:
+    """`repr`, cut after `limit` characters."""
     text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= limit else text[: limit - 3] + "..."
