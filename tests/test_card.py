@@ -238,6 +238,39 @@ def test_recipe_is_complete_but_private(run: Path) -> None:
     assert command.startswith("accelerate launch -m hf_fer.cli train recipe.yaml --method mek --data_root DIR")
 
 
+def test_what_was_done_to_the_data_is_said(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path / "run", dataset="rafdb", soft_targets=False, sampling="group_balanced", images_per_group=512,
+        images_per_class=500, resize_size=64,
+    )  # fmt: skip
+    path = run / "report.json"
+    report = json.loads(path.read_text())
+    report["data"] = {
+        "test_set_aside": {"share": 0.2, "by": "image", "seed": 0},
+        "validation_set_aside": {"share": 0.1, "by": "group", "seed": 0},
+        "imbalance_factor": 50,
+        "label_noise": 0.3,
+        "train_images": 777,
+    }
+    report["selected"]["reference_side"] = 224
+    path.write_text(json.dumps(report))
+    card = build_card(run)
+    for said in (
+        "777 training images",
+        "The validation images were set aside from the training split (10 %, whole groups, seed 0).",
+        "The test images were set aside from the training split (20 %, the same share of every class, seed 0).",
+        "thinned out to an imbalance factor of 50",
+        "30 % of the training labels were moved to another class on purpose.",
+        "up to 512 images of each group (video, subject, character), and of those 500 of each class",
+        "brings its shorter side to 64 px and cuts 48\u00d748 px out of the middle",
+        "each image, whatever its size, is brought to 224/s px and to 224 px (bicubic)",
+    ):
+        assert said in card, said
+    plain = build_card(make_run(tmp_path / "plain"))
+    for said in ("set aside", "thinned out", "on purpose", "out of the middle", "whatever its size", "of each group"):
+        assert said not in plain, said
+
+
 def test_only_plots_that_exist_are_shown(run: Path) -> None:
     assert re.findall(r"!\[.*?\]\((.*?)\)", build_card(run)) == ["curves.png"]
     (run / "confusion_matrix.png").touch()

@@ -153,6 +153,7 @@ def _context(
     public = _public(recipe)
     starts = [key for key in recipe if "pretrained" in key or key.endswith("_weights")]
     counts = config.get("class_counts")
+    n_train = (report.get("data") or {}).get("train_images") or sum(counts or [])
     factors = list(record["resolutions"])
     ci95 = first["ci95"]
     return {
@@ -165,6 +166,7 @@ def _context(
         "backbone": _code(config.get("backbone", "own architecture")),
         "backbone_changed": bool(config.get("backbone_kwargs")),
         "image_size": config.get("image_size"),
+        "resize_size": recipe.get("resize_size"),
         "grayscale": bool(config.get("grayscale")),
         "parameters": f"{record['parameters']:,}",
         "start": ", ".join(f"`{key}`: {_code(recipe[key])}" for key in starts if recipe[key]),
@@ -180,7 +182,9 @@ def _context(
         "label_rule_code": _code(record.get("label_rule")),
         "soft_targets": bool(recipe.get("soft_targets")),
         "n": f"{record['n']:,}",
-        "n_train": f"{sum(counts):,}" if counts else None,
+        "n_train": f"{n_train:,}" if n_train else None,
+        "data_notes": _data_notes(report.get("data") or {}, recipe),
+        "reference_side": record.get("reference_side"),
         "class_counts": ", ".join(f"{_escape(c)} {n:,}" for c, n in zip(classes, counts or [], strict=False)),
         "test_split": _code(record["split"]),
         "degrade": float(recipe.get("degrade") or 0),
@@ -212,6 +216,30 @@ def _context(
         "half_precision": bool(recipe.get("half_precision_export")),
         "date": _escape(record["date"][:10]),
     }
+
+
+def _data_notes(data: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
+    """What was done to the data set's own splits, and how an epoch was drawn: a sentence each."""
+    notes = []
+    for part in ("validation", "test"):
+        if aside := data.get(f"{part}_set_aside"):
+            what = "whole groups" if aside["by"] == "group" else "the same share of every class"
+            notes.append(
+                f"The {part} images were set aside from the training split ({100 * float(aside['share']):g} %, {what}, "
+                f"seed {aside['seed']})."
+            )
+    if factor := data.get("imbalance_factor"):
+        notes.append(f"The training split was thinned out to an imbalance factor of {float(factor):g}.")
+    if noise := data.get("label_noise"):
+        notes.append(f"{100 * float(noise):g} % of the training labels were moved to another class on purpose.")
+    if recipe.get("sampling") == "class_balanced":
+        notes.append("Every class was drawn equally often.")
+    elif recipe.get("sampling") == "group_balanced":
+        notes.append(
+            f"An epoch is up to {recipe['images_per_group']} images of each group (video, subject, character), and of "
+            f"those {recipe['images_per_class']} of each class."
+        )
+    return notes
 
 
 def _objective(config: Mapping[str, Any], soft: bool) -> tuple[str, str]:
