@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -249,4 +250,20 @@ def epoch_loader(
     images: FaceImages, batches: EpochBatches, num_workers: int = 0, pin_memory: bool = False
 ) -> DataLoader:
     """A DataLoader over one epoch's batches, as `FaceImages.__getitems__` gives them."""
-    return DataLoader(images, batch_sampler=batches, collate_fn=_as_is, num_workers=num_workers, pin_memory=pin_memory)
+    return DataLoader(
+        images,
+        batch_sampler=batches,
+        collate_fn=_as_is,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_process_group,
+    )
+
+
+def _leave_process_group(_: int) -> None:
+    """Signals to a run's process group, such as a machine's that is taken away, are not for its loader processes.
+
+    They would end at once, and take the run down before it can write its checkpoint.
+    """
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()

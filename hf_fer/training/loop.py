@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def fit(
     else:
         checkpoint()  # so that there is something to resume from the first step on
 
-    with StopRequest() as stop:
+    with StopRequest() as stop, _in_one_sentence(stop):
         while progress.epoch < recipe.epochs and not _is_stalled(history, progress, recipe):
             batches = epoch_batches(train.labels, groups, recipe, progress.epoch, progress.step, rank, world)
             loader = epoch_loader(train, batches, recipe.num_workers, pin_memory=device.type == "cuda")
@@ -102,7 +103,7 @@ def fit(
             wrapped.train()
             if recipe.freeze_batch_norm:
                 _freeze_batch_norm(model)
-            for batch in _in_one_sentence(loader):
+            for batch in loader:
                 # The randomness of a step is a function of its position alone, so a resumed run needs no random
                 # state and repeats the uninterrupted one exactly. What happens to an image depends on its place in
                 # the batch of all processes; dropout alone is drawn in each process for itself.
@@ -203,14 +204,21 @@ def epoch_batches(
     )
 
 
-def _in_one_sentence(loader: Iterable[Any]) -> Iterator[Any]:
+@contextmanager
+def _in_one_sentence(stop: StopRequest) -> Iterator[None]:
+    """Turns what comes of loader processes into one sentence, wherever it comes: a death reaches us in mid-step."""
     try:
-        yield from loader
+        yield
     except FerError as error:  # a worker process sends its whole traceback, the sentence last
         raise FerError(str(error).rstrip().splitlines()[-1].removeprefix("hf_fer.errors.FerError: ")) from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
+        if stop.made:
+            raise Stopped(
+                "stopped by SIGTERM, which ended a loader process too, in the middle of a step; --resume goes on from "
+                "the checkpoint before it"
+            ) from error
         raise FerError(
             f"A loader process died ({str(error).splitlines()[0].rstrip('. ')}), as a rule for want of memory: lower "
             "num_workers or batch_size, enlarge /dev/shm in a container, and go on with --resume."

@@ -121,12 +121,13 @@ def test_a_damaged_image_is_named_by_its_row(in_memory: bool) -> None:
 def test_a_worker_process_reports_one_sentence_too() -> None:
     from hf_fer.training.batches import epoch_loader
     from hf_fer.training.loop import _in_one_sentence
+    from hf_fer.training.stop import StopRequest
 
     split = make_split([png(1), b"no image", png(3), png(4)])
     images = FaceImages(split, torch.zeros(4, dtype=torch.long), 16, 1, in_memory=False)
     loader = epoch_loader(images, EpochBatches(images.labels, 4, 0, 0), num_workers=1)
-    with pytest.raises(FerError, match=r"^Row 1 .*drop that row\.$"):
-        list(_in_one_sentence(loader))
+    with pytest.raises(FerError, match=r"^Row 1 .*drop that row\.$"), _in_one_sentence(StopRequest()):
+        list(loader)
 
 
 def test_images_remember_the_side_they_came_with_and_16_bit_greys_are_scaled() -> None:

@@ -73,6 +73,23 @@ def test_a_run_that_is_killed_five_times_and_terminated_once_ends_in_the_same_bi
     assert history(folder) == history(whole_run)
 
 
+def test_a_signal_to_the_process_group_spares_the_loaders(folder_of_images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    flags = [*FILES, f"--dataset={folder_of_images}", f"--output_dir={folder}", "--epochs=500", "--in_memory=false"]
+    process = subprocess.Popen(
+        command(*flags, "--num_workers=1"), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    wait_until(process, lambda: newest(folder) >= 3, pause=0.01)
+    wait_until(process, lambda: any(psutil.Process(process.pid).children()), pause=0)  # in the middle of an epoch
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    said = process.stderr.read()
+    # A loader that has only just been started is still in the group, and ends.
+    assert f"after update {newest(folder)}, which is saved" in said or "ended a loader process too" in said
+    assert "Traceback" not in said
+
+
 def test_all_processes_stop_together_on_sigterm(tmp_path: Path) -> None:
     folder = tmp_path / "two"
     flags = [*TINY, f"--output_dir={folder}", "--batch_size=12", "--log_every=2", "--epochs=40"]
