@@ -27,10 +27,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import io
-import json
 import multiprocessing
-import os
-import platform
 import shutil
 import statistics
 import sys
@@ -42,7 +39,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inference import cpu_model, run_rounds
+from inference import describe_machine, run_rounds, write_report
 
 SIDE = 48  # px: FERPlus, and every image of the loading part
 MAX_FACTOR = 8.0
@@ -96,16 +93,7 @@ def main(argv: list[str] | None = None) -> int:
             "frames": options.frames,
             "quick": options.quick,
         },
-        "machine": {
-            "cpu": cpu_model(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "platform": platform.platform(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            # What else was running: timings from a busy machine are worth their ratios only.
-            "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-        },
+        "machine": describe_machine(),
         "degradation": degradation,
         "loading": loading,
         "loading_skipped": skipped,
@@ -113,9 +101,7 @@ def main(argv: list[str] | None = None) -> int:
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
     print_tables(report)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_report(report, options.output)
     return 0
 
 

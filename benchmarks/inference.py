@@ -55,7 +55,6 @@ class Subject:
 
 def main(argv: list[str] | None = None) -> int:
     options = _parse(argv)
-    import torch
 
     from hf_fer import FerError
 
@@ -75,22 +74,12 @@ def main(argv: list[str] | None = None) -> int:
             "photo_side": PHOTO_SIDE,
             "quick": options.quick,
         },
-        "machine": {
-            "cpu": cpu_model(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "platform": platform.platform(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            # What else was running: timings from a busy machine are worth their ratios only.
-            "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-        },
+        "machine": describe_machine(),
         "results": results,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
     print_table(report)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_report(report, options.output)
     return 0
 
 
@@ -243,6 +232,29 @@ def summarize(subjects: list[Subject], threads: int) -> list[dict[str, Any]]:
 
 
 # --- what comes out -----------------------------------------------------------------------------
+
+
+def describe_machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    import torch
+
+    return {
+        "cpu": cpu_model(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        # What else was running: timings from a busy machine are worth their ratios only.
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def write_report(report: dict[str, Any], path: Path | None) -> None:
+    """Writes the report as JSON, if there is a path."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def cpu_model() -> str:

@@ -26,7 +26,6 @@ import contextlib
 import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -37,7 +36,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inference import cpu_model, run_rounds
+from inference import describe_machine, run_rounds, write_report
 
 ROOT = Path(__file__).resolve().parents[1]
 VIEWS = {"hsac": 3, "mek": 2, "multires": 1}
@@ -100,22 +99,12 @@ def main(argv: list[str] | None = None) -> int:
     report = {
         "benchmark": "training",
         "settings": {**vars(options), "output": None, "scale": vars(scale)},
-        "machine": {
-            "cpu": cpu_model(),
-            "gpu": torch.cuda.get_device_name() if cuda else None,
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "platform": platform.platform(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-        },
+        "machine": describe_machine(),
         **parts,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
     print_tables(report)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_report(report, options.output)
     return 0
 
 
