@@ -14,6 +14,10 @@ from ..labels import canonical_expression
 if TYPE_CHECKING:
     from datasets import Dataset
 
+# Stream of the label noise: epochs of the same rows are drawn from the streams 0, 1, 2, …, and one that noise was drawn
+# from too would consist of wrong labels.
+_NOISE = 2**40
+
 # Added before rounding down: 18 that came out as 17.999999999999996 is 18.
 _ROUNDING = 1e-9
 
@@ -104,8 +108,8 @@ def inject_label_noise(dataset: Dataset, share: float, *, seed: int = 0) -> Data
         raise FerError("The data set has label noise already (column clean_label); start from the clean one.")
     feature = dataset.features["label"]
     labels = _labels(dataset)
-    moved = stable_permutation(len(labels), seed)[: round(share * len(labels))]
-    step = _raw(len(labels), seed, 1) % np.uint64(len(feature.names) - 1)  # one draw a row, whatever the share
+    moved = stable_permutation(len(labels), seed, _NOISE)[: round(share * len(labels))]
+    step = _raw(len(labels), seed, _NOISE + 1) % np.uint64(len(feature.names) - 1)  # one draw a row, whatever the share
     noisy = labels.copy()
     noisy[moved] = (labels[moved] + 1 + step[moved].astype(labels.dtype)) % len(feature.names)
     columns = dataset.column_names

@@ -153,6 +153,7 @@ def _context(
     public = _public(recipe)
     starts = [key for key in recipe if "pretrained" in key or key.endswith("_weights")]
     counts = config.get("class_counts")
+    precision = report.get("mixed_precision") or recipe.get("mixed_precision")
     n_train = (report.get("data") or {}).get("train_images") or sum(counts or [])
     factors = list(record["resolutions"])
     ci95 = first["ci95"]
@@ -209,7 +210,7 @@ def _context(
         "plots": [(file, text) for file, text in PLOTS.items() if (folder / file).is_file()],
         "hardware": _hardware(last.get("hardware") or record.get("hardware") or {}),
         "processes": report.get("num_processes"),
-        "precision": _code(recipe["mixed_precision"]) if recipe.get("mixed_precision") else None,
+        "precision": _code(precision) if precision else None,
         "versions": ", ".join(f"{_escape(k)} {_code(v)}" for k, v in record["versions"].items() if v),
         "duration": _duration(report["train_seconds"]),
         "seed": record["seed"],

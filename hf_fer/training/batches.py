@@ -131,6 +131,7 @@ class FaceImages(Dataset):
             return array, side
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             name = "" if not file or not file.get("path") else f" ({Path(file['path']).name})"
+            row = original_row(self.split, row)
             raise FerError(
                 f"Row {row}{name} of the {self.split.split or 'given'} split holds an image that cannot be decoded "
                 f"({error}); repair or drop that row."
@@ -157,6 +158,12 @@ class FaceImages(Dataset):
 
     def __getitem__(self, row: int) -> dict[str, Tensor]:
         return {name: value[0] for name, value in self.__getitems__([row]).items()}
+
+
+def original_row(split: Any, row: int) -> int:
+    """A row's number in the split that it was chosen from, where one was (`Dataset.select`)."""
+    indices = getattr(split, "_indices", None)
+    return row if indices is None else indices.column(0)[int(row)].as_py()
 
 
 def _encoded_images(split: Any) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from ..errors import FerError
 
 _PREFIX = "step-"
+_ZIP_WRITER = ("PytorchStreamWriter", "inline_container")  # how torch's own writer says that a disk is full
 
 
 def save_checkpoint(accelerator: Any, folder: Path, progress: dict[str, Any], keep: int) -> Path:
@@ -38,10 +39,14 @@ def save_checkpoint(accelerator: Any, folder: Path, progress: dict[str, Any], ke
         if accelerator.is_main_process:
             (temporary / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
             _sync(temporary)
+            if final.exists() and not (final / "progress.json").is_file():  # damaged, and no checkpoint any more
+                shutil.rmtree(final)
             temporary.rename(final)
             for old in list_checkpoints(folder)[:-keep]:
                 shutil.rmtree(old)
-    except (OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: torch's own zip writer
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and not any(name in str(error) for name in _ZIP_WRITER):
+            raise
         shutil.rmtree(temporary, ignore_errors=True)
         raise FerError(
             f"Checkpoint {final.name} cannot be written to {folder} ({first_line(error)}; "
@@ -72,13 +77,14 @@ def load_checkpoint(accelerator: Any, folder: Path) -> dict[str, Any]:
     if not checkpoints:
         raise FerError(f"Nothing to resume: {folder} holds no whole checkpoint; start without resume.")
     try:
+        progress = json.loads((checkpoints[-1] / "progress.json").read_text(encoding="utf-8"))
         accelerator.load_state(str(checkpoints[-1]))
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+    except (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise FerError(
             f"Checkpoint {checkpoints[-1]} is damaged ({first_line(error)}); remove that folder, and --resume goes on "
             "from the one before it."
         ) from error
-    return json.loads((checkpoints[-1] / "progress.json").read_text(encoding="utf-8"))
+    return progress
 
 
 def _sync(folder: Path) -> None:

@@ -99,7 +99,7 @@ def fit(
         while progress.epoch < recipe.epochs and not _is_stalled(history, progress, recipe):
             batches = epoch_batches(train.labels, groups, recipe, progress.epoch, progress.step, rank, world)
             loader = epoch_loader(train, batches, recipe.num_workers, pin_memory=device.type == "cuda")
-            monitor = EpochMonitor(accelerator, recipe, batches, progress.epoch)
+            monitor = EpochMonitor(accelerator, recipe, batches, progress.epoch, train.split)
             wrapped.train()
             if recipe.freeze_batch_norm:
                 _freeze_batch_norm(model)
@@ -174,8 +174,10 @@ def fit(
             checkpoint()
             if stopping:
                 stop_here()
-    # Reports are made in float32: take off the autocast that mixed precision put around `forward`.
-    return accelerator.unwrap_model(evaluated, keep_fp32_wrapper=False), progress, history
+    # Reports are made in float32: take off the autocast that mixed precision put around `forward`. Of a compiled model
+    # it lies around the wrapper, and what Accelerate would put back in its place is no method of the bare one.
+    evaluated = accelerator.unwrap_model(evaluated, keep_fp32_wrapper=recipe.compile)
+    return evaluated, progress, history
 
 
 def epoch_batches(

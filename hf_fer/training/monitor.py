@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FerError
-from .batches import EpochBatches
+from .batches import EpochBatches, original_row
 from .recipe import Recipe
 
 
@@ -37,12 +37,13 @@ class EpochMonitor:
         recipe: `epochs`, `loss_limit`.
         batches: of the epoch, to name the rows of a step.
         epoch: its number, from 0.
+        split: the training images, to name rows as the data set numbers them.
     """
 
-    def __init__(self, accelerator: Any, recipe: Recipe, batches: EpochBatches, epoch: int) -> None:
+    def __init__(self, accelerator: Any, recipe: Recipe, batches: EpochBatches, epoch: int, split: Any = None) -> None:
         from tqdm import tqdm
 
-        self.accelerator, self.recipe, self.batches, self.epoch = accelerator, recipe, batches, epoch
+        self.accelerator, self.recipe, self.batches, self.epoch, self.split = accelerator, recipe, batches, epoch, split
         self.pending: list[tuple[Tensor, dict[str, Tensor]]] = []
         self.started = time.perf_counter()
         self.bar = tqdm(
@@ -105,10 +106,10 @@ class EpochMonitor:
         parts = ", ".join(f"{n} = {v:.4g}" for n, v in zip(names, values[rank, step].tolist(), strict=True))
         limit = f"above loss_limit ({self.recipe.loss_limit:g})" if finite[rank, step] else "not finite"
         number = progress.step - values.shape[1] + step
+        rows = [original_row(self.split, row) for row in self.batches.rows(number, rank)]
         raise FerError(
-            f"The loss is {limit} in epoch {self.epoch + 1} at step {number + 1} ({parts}; training rows "
-            f"{self.batches.rows(number, rank)}); start a new output_dir with a lower learning_rate, or with "
-            "gradient_clip."
+            f"The loss is {limit} in epoch {self.epoch + 1} at step {number + 1} ({parts}; training rows {rows}); "
+            "start a new output_dir with a lower learning_rate, or with gradient_clip."
         )
 
 

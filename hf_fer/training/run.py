@@ -313,6 +313,7 @@ def _finish(
         "data": splits.described,
         "started_from": started_from,
         "num_processes": accelerator.num_processes,
+        "mixed_precision": accelerator.mixed_precision,  # the launcher's, where the recipe leaves it to it
         "train_seconds": round(sum(row["seconds"] for row in history)),
     }
     report |= _diagnose(model, processor, recipe, splits, accelerator, folder)

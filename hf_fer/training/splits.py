@@ -59,6 +59,13 @@ def load_splits(recipe: Recipe, validation_images: int = 1) -> Splits:
                 f"Dataset {recipe.dataset} has no split {name!r}; it has {', '.join(splits)}: choose one by "
                 f"{part}_split{way_out}."
             )
+    taken = [name for part, name in wanted.items() if not shares.get(part)]
+    twice = next((name for name in taken if taken.count(name) > 1), None)
+    if twice is not None:
+        raise FerError(
+            f"Split {twice!r} of {recipe.dataset} cannot be two of training, validation and test: what is reported "
+            "must not choose the epoch; set validation_share (or test_share) to set a part of the training split aside."
+        )
     parts = {part: splits[name] for part, name in wanted.items() if not shares.get(part)}
     described: dict[str, Any] = {}
     for number, part in enumerate(("test", "validation")):

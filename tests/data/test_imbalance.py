@@ -196,3 +196,15 @@ def test_unlabelled_rows_are_refused(nothing: int | None) -> None:
     for use in (lambda d: make_imbalanced(d, 2), lambda d: inject_label_noise(d, 0.5)):
         with pytest.raises(FerError, match="no label; drop them"):
             use(data)
+
+
+def test_noise_does_not_choose_the_rows_that_an_epoch_does() -> None:
+    from hf_fer.data.sampling import group_balanced_rows
+
+    labels = np.arange(8000) % 8
+    data = Dataset.from_dict({"label": labels}, features=Features({"label": ClassLabel(num_classes=8)}))
+    noisy = inject_label_noise(data, 0.1)
+    wrong = np.array(noisy["label"][:]) != np.array(noisy["clean_label"][:])
+    for epoch in range(4):
+        rows = group_balanced_rows(noisy["label"][:], range(8000), 512, 100, seed=0, epoch=epoch)
+        assert wrong[rows].mean() == pytest.approx(0.1, abs=0.05)

@@ -170,3 +170,9 @@ def test_resizing_and_cropping_are_those_of_the_saved_processor(size: tuple[int,
     whole = FaceImages(split, labels, 28, 3, resize_size=32, crop=False)
     assert whole.side == 32 and whole.__getitems__([0])["sides"].tolist() == [40]
     assert torch.equal(whole.__getitems__([0])["images"][:, :, 2:30, 2:30], batch["images"])
+
+
+def test_a_damaged_image_of_a_chosen_part_is_named_by_its_row_in_the_whole() -> None:
+    split = make_split([*(png(grey) for grey in range(4)), png(2)[:40], png(9)]).select([5, 4, 1])
+    with pytest.raises(FerError, match=r"Row 4 .* cannot be decoded"):
+        FaceImages(split, torch.zeros(3, dtype=torch.long), 16, 1)

@@ -118,6 +118,8 @@ def test_a_loss_that_is_not_finite_stops_with_step_rows_and_parts(tmp_path: Path
         (["--dataset=nothing"], "nothing"),
         (["--dataset_options={colour: red}"], "colour"),
         (["--test_split=exam"], "no split 'exam'"),
+        (["--validation_split=test"], "must not choose the epoch"),
+        (["--validation_split=train"], "'train' of synthetic cannot be two of"),
         (["--batch_size=500"], "lower batch_size"),
         (["--eval_resolutions=[2, 1]"], "the first of them 1"),
         (["--tracker=carrier_pigeon"], "carrier_pigeon"),

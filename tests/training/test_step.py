@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_fer._auto import METHODS, config_class, model_class
@@ -149,3 +150,38 @@ def test_frozen_batch_norm_keeps_its_statistics(tmp_path: Path) -> None:
     fit(model, recipe, train, validation, Accelerator(cpu=True), tmp_path, on_best=lambda _: None)
     assert before and all(torch.equal(dict(model.named_buffers())[name], value) for name, value in before.items())
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["train_loss"] > 0
+
+
+@pytest.mark.parametrize("ema", ["0", "0.9"])
+def test_a_compiled_model_in_half_precision_is_a_model_afterwards(
+    ema: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compile_(model, backend="eager"))
+    flags = ["--compile", f"--ema_decay={ema}", "--mixed_precision=bf16"]
+    model, recipe, train, validation = prepare("mek", tmp_path, 2, *flags)
+    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier test's, in float32
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    trained, _, _ = fit(model, recipe, train, validation, accelerator, tmp_path, on_best=lambda _: None)
+    images = torch.randn(2, 3, model.config.image_size, model.config.image_size)
+    with torch.no_grad():
+        logits = trained.eval()(pixel_values=images).logits
+    assert logits.dtype == torch.float32
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("name", ["progress.json", "model.safetensors", "custom_checkpoint_0.pkl", "optimizer.bin"])
+def test_a_damaged_checkpoint_is_one_sentence(name: str, tmp_path: Path) -> None:
+    from hf_fer import FerError
+    from hf_fer.training.checkpoints import load_checkpoint
+
+    model, recipe, train, validation = prepare("mek", tmp_path, 2)
+    accelerator = Accelerator(cpu=True)
+    fit(model, recipe, train, validation, accelerator, tmp_path, on_best=lambda _: None)
+    (newest, *_) = sorted((tmp_path / "checkpoints").glob("step-*"), reverse=True)
+    file = newest / name
+    for damaged in (bytes(len(file.read_bytes())), file.read_bytes()[:20]):
+        file.write_bytes(damaged)
+        with pytest.raises(FerError, match="is damaged"):
+            load_checkpoint(accelerator, tmp_path / "checkpoints")
+    accelerator.free_memory()
