@@ -266,6 +266,9 @@ def test_what_was_done_to_the_data_is_said(tmp_path: Path) -> None:
         "each image, whatever its size, is brought to 224/s px and to 224 px (bicubic)",
     ):
         assert said in card, said
+    assert "--method mek --data_root DIR --output_dir RUN" in card
+    start = make_run(tmp_path / "start", dataset="./faces", data_root=None, backbone_weights="resnet18_msceleb.pth")
+    assert "--method mek --dataset FOLDER --backbone_weights FILE --output_dir RUN" in build_card(start)
     plain = build_card(make_run(tmp_path / "plain"))
     for said in ("set aside", "thinned out", "on purpose", "out of the middle", "whatever its size", "of each group"):
         assert said not in plain, said

@@ -30,6 +30,7 @@ TIMES, TO, NONE = "\u00d7", "\u2013", "\u2013"  # multiplication sign, en dashes
 _DATASET_TITLES = {"ferplus": "FERPlus", "synthetic": "synthetic (drawn faces)"}
 _HUB_ID = re.compile(r"[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}", re.ASCII)
 _ABSOLUTE = re.compile(r"[/\\~]|[A-Za-z]:[/\\]")
+_WEIGHT_SUFFIXES = {".pth", ".pt", ".pkl", ".bin", ".tar", ".safetensors"}
 _SECRET_KEYS = {"token", "cache_dir"}
 # Markdown takes a backslash before any ASCII punctuation. Inside a line these need none, nor does an
 # underscore within a word; a colon does before a slash, or an address would become a link.
@@ -177,7 +178,7 @@ def _context(
         "uses_eac": objective.startswith("EAC"),
         "class_balanced": config.get("class_weighting") == "effective_number",
         "usage": _fenced(_usage(title), "python"),
-        "command": _fenced(_command(method, dataset, recipe), "bash"),
+        "command": _fenced(_command(method, recipe), "bash"),
         "recipe": _fenced(public, "yaml"),
         "label_rule": record.get("label_rule"),
         "label_rule_code": _code(record.get("label_rule")),
@@ -289,9 +290,19 @@ classify = pipeline("image-classification", model=repo)
 print(classify("face.jpg"))  # one face, cropped"""
 
 
-def _command(method: str, dataset: str, recipe: Mapping[str, Any]) -> str:
-    root = " --data_root DIR" if recipe.get("data_root") or dataset == "ferplus" else ""
-    return f"accelerate launch -m hf_fer.cli train recipe.yaml --method {_one_line(method)}{root} --output_dir RUN"
+def _command(method: str, recipe: Mapping[str, Any]) -> str:
+    from ..data import DATASETS
+
+    needed = " --data_root DIR" if recipe["dataset"] in DATASETS and recipe["dataset"] != "synthetic" else ""
+    if _one_line(recipe["dataset"]).startswith("."):
+        needed += " --dataset FOLDER"
+    # Of files the recipe keeps the name; a timm name has no ending, and a Hub repository an owner.
+    needed += "".join(
+        f" --{key} FILE"
+        for key in ("backbone_weights", "landmark_weights")
+        if recipe.get(key) and "/" not in str(recipe[key]) and Path(str(recipe[key])).suffix in _WEIGHT_SUFFIXES
+    )
+    return f"accelerate launch -m hf_fer.cli train recipe.yaml --method {_one_line(method)}{needed} --output_dir RUN"
 
 
 def _results_table(resolutions: Mapping[str, Mapping[str, Any]]) -> str:

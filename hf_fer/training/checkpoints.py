@@ -39,9 +39,12 @@ def save_checkpoint(accelerator: Any, folder: Path, progress: dict[str, Any], ke
         if accelerator.is_main_process:
             (temporary / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
             _sync(temporary)
-            if final.exists() and not (final / "progress.json").is_file():  # damaged, and no checkpoint any more
-                shutil.rmtree(final)
-            temporary.rename(final)
+            if final.exists():  # of the same update, before its validation; or damaged
+                final.rename(replaced := folder / f".writing-replaced-{final.name}")
+                temporary.rename(final)
+                shutil.rmtree(replaced)
+            else:
+                temporary.rename(final)
             for old in list_checkpoints(folder)[:-keep]:
                 shutil.rmtree(old)
     except (OSError, RuntimeError, SafetensorError) as error:

@@ -150,11 +150,14 @@ def fit(
             rate = schedule_factor(recipe, progress.epoch + (progress.step - 1) / steps)
             stopping = monitor.report(progress, recipe.learning_rate * rate, stop.made)
             monitor.bar.close()
+            if stopping:  # a machine that is taken away does not wait for a validation
+                checkpoint()
+                stop_here()
             row = {
                 "epoch": progress.epoch + 1,
                 "update": progress.update,
                 "learning_rate": recipe.learning_rate * rate,
-                "seconds": round(time.perf_counter() - monitor.started, 1),
+                "seconds": round(time.perf_counter() - monitor.started, 3),
                 **progress.epoch_means(),
             }
             if (progress.epoch + 1) % recipe.validate_every == 0 or progress.epoch + 1 == recipe.epochs:
@@ -172,7 +175,8 @@ def fit(
                 print_row(row, header=len(history) == 1)
             progress.next_epoch()
             checkpoint()
-            if stopping:
+            asked = torch.tensor([float(stop.made)], device=device)
+            if bool(accelerator.gather(asked).any()):
                 stop_here()
     # Reports are made in float32: take off the autocast that mixed precision put around `forward`. Of a compiled model
     # it lies around the wrapper, and what Accelerate would put back in its place is no method of the bare one.

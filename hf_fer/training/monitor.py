@@ -129,5 +129,5 @@ def print_row(row: dict[str, Any], header: bool) -> None:
     cells = []
     for key in columns:
         value = row.get(key, "")
-        cells.append(f"{value:>10.4f}" if isinstance(value, float) and key != "seconds" else f"{value:>10}")
+        cells.append(f"{value:>10.{1 if key == 'seconds' else 4}f}" if isinstance(value, float) else f"{value:>10}")
     print("  ".join(cells) + ("  *" if row["best"] else ""), flush=True)

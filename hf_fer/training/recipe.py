@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..data import DATASETS
 from ..data.augmentation import Augmentation
 from ..errors import FerError
 
@@ -42,7 +43,7 @@ class Recipe(Augmentation):
         resize_size: bring the shorter side of an image to so many px; training crops `image_size` out at a random
             place, everything else in the middle. null: resize to `image_size` at once.
         in_memory: decode all images once (False: at every visit, in `num_workers` processes; null: once, if a
-            split takes at most 4 GiB then).
+            split takes at most 4 GiB then, over the processes of a machine).
         num_workers: loader processes.
         backbone_weights: pretrained weights to start from: a timm name, a Hub repository or a file, as for
             `load_backbone_weights`; null starts from scratch.
@@ -224,10 +225,18 @@ class Recipe(Augmentation):
         if not valid:
             raise FerError(f"Recipe key {name} must be {allowed}, got {getattr(self, name)!r}.")
 
+    @property
+    def public_dataset(self) -> str:
+        """`dataset`, of a prepared folder `./` and its name: no data set of ours or of the Hub is called that."""
+        folder = Path(self.dataset).expanduser()
+        if self.dataset in DATASETS or not folder.is_dir():
+            return self.dataset
+        return f"./{folder.resolve().name}"
+
     def to_yaml(self) -> str:
         """The recipe as flat YAML: what was done, not where (`output_dir`, `data_root`) nor in how many goes.
 
-        Of files with pretrained weights the name alone is left.
+        Of a prepared folder and of files with pretrained weights the name alone is left.
         """
         import yaml
 
@@ -237,9 +246,10 @@ class Recipe(Augmentation):
         private = ("cache_dir", "token")  # a run folder is there to be pushed
         flat["dataset_options"] = {k: v for k, v in flat["dataset_options"].items() if k not in private}
         flat.update(flat.pop("model"))
+        flat["dataset"] = self.public_dataset
         for weights in ("backbone_weights", "landmark_weights"):
-            if flat.get(weights) and Path(flat[weights]).exists():
-                flat[weights] = Path(flat[weights]).name
+            if flat.get(weights) and Path(flat[weights]).expanduser().exists():
+                flat[weights] = Path(flat[weights]).expanduser().resolve().name
         return yaml.safe_dump(flat, sort_keys=True, allow_unicode=True)
 
 

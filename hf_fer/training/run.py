@@ -83,7 +83,8 @@ def _run(model_class: type, recipe: Recipe) -> Path:
         side = size if crop or resize_size is None else resize_size
         in_memory = recipe.in_memory
         if in_memory is None:
-            in_memory = len(data) * channels * side**2 <= _MEMORY
+            here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # every process of a machine holds its own copy
+            in_memory = len(data) * channels * side**2 <= _MEMORY / here
         progress = accelerator.is_local_main_process
         return FaceImages(data, targets, size, channels, in_memory, progress, resize_size, crop)
 
@@ -295,7 +296,7 @@ def _finish(
             device=accelerator.device,
             processor=processor,
             model_name=folder.name,
-            dataset_name=recipe.dataset,
+            dataset_name=recipe.public_dataset,
         )
 
     last = record(model)

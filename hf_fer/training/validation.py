@@ -55,6 +55,8 @@ def validate(
             if factor > 1:
                 reference = recipe.eval_reference_side
                 sides = batch["sides"] if reference is None else torch.full_like(batch["sides"], reference)
+                if reference is not None and split.resize_size is not None:
+                    sides = sides * split.side / split.resize_size  # of what the crop leaves
                 images = degrader(images, (sides / factor).round().long().clamp(1, split.size))
             with accelerator.autocast():
                 parts.append(model(pixel_values=normalize(images, mean, std)).logits.float())

@@ -192,6 +192,9 @@ def test_a_corrupt_training_image_is_named(folder_of_images: Path, tmp_path: Pat
     assert (tmp_path / "run").exists() == (not in_memory)  # what can be seen at once is said at once
     if not in_memory:
         assert newest(tmp_path / "run") >= 0
+        # What may be pushed one day does not say where the data lay.
+        recipe = (tmp_path / "run" / "recipe.yaml").read_text()
+        assert "dataset: ./faces\n" in recipe and str(tmp_path) not in recipe
 
 
 def test_a_dying_loader_process_is_one_sentence_and_the_run_goes_on(folder_of_images: Path, tmp_path: Path) -> None:
@@ -272,3 +275,18 @@ def test_a_run_starts_from_the_weights_it_is_told_to(whole_run: Path, tmp_path: 
     assert "backbone_weights: source\n" in (folder / "recipe.yaml").read_text()
     said = last_line(train(*flags, "--backbone_weights=/nowhere/x.pth", expect=2))
     assert "no such file" in said or "is not empty" in said
+
+
+def test_a_signal_during_the_last_validation_is_not_lost(whole_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    flags = [*TINY, f"--output_dir={folder}"]
+    process = start(flags)
+    wait_until(process, lambda: (folder / "metrics.jsonl").is_file() and len(history(folder)) == 3)
+    wait_until(process, lambda: newest(folder) >= 39)  # the last update but one
+    process.send_signal(signal.SIGTERM)
+    if process.wait(timeout=60) == 0:
+        pytest.skip("the run was over before the signal came")
+    assert process.returncode == 143
+    train(*flags, "--resume")
+    assert digest(folder / "model.safetensors") == digest(whole_run / "model.safetensors")
+    assert history(folder) == history(whole_run)
