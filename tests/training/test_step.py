@@ -185,3 +185,37 @@ def test_a_damaged_checkpoint_is_one_sentence(name: str, tmp_path: Path) -> None
         with pytest.raises(FerError, match="is damaged"):
             load_checkpoint(accelerator, tmp_path / "checkpoints")
     accelerator.free_memory()
+
+
+def test_a_stop_at_the_end_of_an_epoch_comes_before_its_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hf_fer.training import loop
+    from hf_fer.training.stop import Stopped, StopRequest
+
+    class Asked(StopRequest):
+        def __enter__(self) -> StopRequest:
+            self.made = True
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    folders = {name: tmp_path / name for name in ("stopped", "whole")}
+    for name, folder in folders.items():
+        folder.mkdir()
+        model, recipe, train, validation = prepare("mek", folder, 1)  # one step an epoch
+        if name == "stopped":
+            with monkeypatch.context() as patch, pytest.raises(Stopped, match="after update 1, which is saved"):
+                patch.setattr(loop, "StopRequest", Asked)
+                patch.setattr(loop, "validate", None)
+                fit(model, recipe, train, validation, Accelerator(cpu=True), folder, on_best=lambda _: None)
+            recipe.resume = True
+            model = prepare("mek", folder, 1)[0]
+        fit(model, recipe, train, validation, Accelerator(cpu=True), folder, on_best=lambda _: None)
+    rows = [json.loads((folder / "metrics.jsonl").read_text()) for folder in folders.values()]
+    assert {**rows[0], "seconds": 0} == {**rows[1], "seconds": 0}
+    for folder in folders.values():
+        kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
+        assert kept == ["step-00000000", "step-00000001"]
+        assert json.loads((folder / "checkpoints" / kept[-1] / "progress.json").read_text())["progress"]["epoch"] == 1
