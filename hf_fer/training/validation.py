@@ -47,20 +47,17 @@ def validate(
     degrader = BatchDegrader(split.size, device) if max(recipe.eval_resolutions) > 1 else None
     figures: dict[str, float] = {}
     model.eval()
-    for factor in recipe.eval_resolutions:
-        parts = []
-        for start in range(0, len(rows), recipe.eval_batch_size):
-            batch = split.__getitems__(rows[start : start + recipe.eval_batch_size].tolist())
-            images = batch["images"].to(device).float()
-            if factor > 1:
-                reference = recipe.eval_reference_side
-                sides = batch["sides"] if reference is None else torch.full_like(batch["sides"], reference)
-                if reference is not None and split.resize_size is not None:
-                    sides = sides * split.side / split.resize_size  # of what the crop leaves
-                images = degrader(images, (sides / factor).round().long().clamp(1, split.size))
+    parts: dict[float, list[Tensor]] = {factor: [] for factor in recipe.eval_resolutions}
+    for start in range(0, len(rows), recipe.eval_batch_size):
+        # Each image is decoded once, whatever the number of factors.
+        batch = split.__getitems__(rows[start : start + recipe.eval_batch_size].tolist())
+        whole = batch["images"].to(device).float()
+        for factor in recipe.eval_resolutions:
+            images = whole if factor == 1 else degrader(whole, _sides(batch["sides"], factor, split, recipe))
             with accelerator.autocast():
-                parts.append(model(pixel_values=normalize(images, mean, std)).logits.float())
-        logits = _gather_interleaved(torch.cat(parts), len(split), accelerator).cpu()
+                parts[factor].append(model(pixel_values=normalize(images, mean, std)).logits.float())
+    for factor in recipe.eval_resolutions:
+        logits = _gather_interleaved(torch.cat(parts[factor]), len(split), accelerator).cpu()
         hits = (logits.argmax(dim=1) == labels).double()
         recalls = [hits[labels == k].mean() for k in labels.unique()]
         suffix = "" if factor == 1 else f"_x{factor:g}"
@@ -71,6 +68,15 @@ def validate(
     suffixes = ["" if f == 1 else f"_x{f:g}" for f in recipe.eval_resolutions]
     figures["selection"] = float(np.mean([figures[name + s] for s in (suffixes if over_all else [""])]))
     return figures
+
+
+def _sides(sides: Tensor, factor: float, split: FaceImages, recipe: Recipe) -> Tensor:
+    """(B,) int64, the sides in px to shrink the images to, at least 1 and at most theirs."""
+    reference = recipe.eval_reference_side
+    if reference is not None:
+        left = 1.0 if split.resize_size is None else split.side / split.resize_size  # by the crop
+        sides = torch.full_like(sides, round(reference * left))
+    return (sides / factor).round().long().clamp(1, split.size)
 
 
 def _gather_interleaved(mine: Tensor, total: int, accelerator: Any) -> Tensor:
