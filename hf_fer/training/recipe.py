@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ..data import DATASETS
 from ..data.augmentation import Augmentation
 from ..errors import FerError
+from ..models.weight_files import existing_path
 
 
 @dataclass
@@ -228,10 +229,8 @@ class Recipe(Augmentation):
     @property
     def public_dataset(self) -> str:
         """`dataset`, of a prepared folder `./` and its name: no data set of ours or of the Hub is called that."""
-        folder = Path(self.dataset).expanduser()
-        if self.dataset in DATASETS or not folder.is_dir():
-            return self.dataset
-        return f"./{folder.resolve().name}"
+        folder = None if self.dataset in DATASETS else existing_path(self.dataset)
+        return self.dataset if folder is None else f"./{folder.resolve().name}"
 
     def to_yaml(self) -> str:
         """The recipe as flat YAML: what was done, not where (`output_dir`, `data_root`) nor in how many goes.
@@ -248,8 +247,8 @@ class Recipe(Augmentation):
         flat.update(flat.pop("model"))
         flat["dataset"] = self.public_dataset
         for weights in ("backbone_weights", "landmark_weights"):
-            if flat.get(weights) and Path(flat[weights]).expanduser().exists():
-                flat[weights] = Path(flat[weights]).expanduser().resolve().name
+            if flat.get(weights) and (path := existing_path(flat[weights])) is not None:
+                flat[weights] = path.resolve().name
         return yaml.safe_dump(flat, sort_keys=True, allow_unicode=True)
 
 

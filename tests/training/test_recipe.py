@@ -102,3 +102,19 @@ def test_recipe_and_method_keys_do_not_collide_and_secrets_stay_out() -> None:
     assert not own & set(method_fields(MEKConfig))
     recipe = load_recipe(MEKConfig, None, [*NEEDED, "--dataset_options={token: hf_x, cache_dir: /y, classes: 7}"])
     assert yaml.safe_load(recipe.to_yaml())["dataset_options"] == {"classes": 7}
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "~nobody_of_that_name/faces", "a\0b", "owner/name", "synthetic"])
+def test_names_that_are_no_paths_stay_as_they_are(name: str) -> None:
+    recipe = load_recipe(MEKConfig, None, ["--output_dir=run", "--dataset=synthetic"])
+    recipe.dataset = recipe.backbone_weights = name
+    flat = yaml.safe_load(recipe.to_yaml())
+    assert flat["dataset"] == flat["backbone_weights"] == name
+
+
+def test_of_paths_the_name_alone_is_told(tmp_path: Path) -> None:
+    (tmp_path / "ferplus").mkdir()  # not the data set of that name
+    recipe = load_recipe(MEKConfig, None, ["--output_dir=run", f"--dataset={tmp_path / 'ferplus'}"])
+    recipe.backbone_weights = str(tmp_path / "ferplus")
+    flat = yaml.safe_load(recipe.to_yaml())
+    assert (flat["dataset"], flat["backbone_weights"]) == ("./ferplus", "ferplus")
