@@ -269,6 +269,10 @@ def test_what_was_done_to_the_data_is_said(tmp_path: Path) -> None:
     assert "--method mek --data_root DIR --output_dir RUN" in card
     start = make_run(tmp_path / "start", dataset="./faces", data_root=None, backbone_weights="resnet18_msceleb.pth")
     assert "--method mek --dataset FOLDER --backbone_weights FILE --output_dir RUN" in build_card(start)
+    change(path, mixed_precision="fp16")  # the launcher's choice counts
+    assert "precision `fp16`" in build_card(run)
+    change(path, mixed_precision="no")
+    assert "precision" not in without_code_blocks(build_card(run)).split("**Hardware**")[1].split("\n")[0]
     plain = build_card(make_run(tmp_path / "plain"))
     for said in ("set aside", "thinned out", "on purpose", "out of the middle", "whatever its size", "of each group"):
         assert said not in plain, said

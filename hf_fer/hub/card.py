@@ -211,7 +211,7 @@ def _context(
         "plots": [(file, text) for file, text in PLOTS.items() if (folder / file).is_file()],
         "hardware": _hardware(last.get("hardware") or record.get("hardware") or {}),
         "processes": report.get("num_processes"),
-        "precision": _code(precision) if precision else None,
+        "precision": _code(precision) if precision not in (None, "no") else None,
         "versions": ", ".join(f"{_escape(k)} {_code(v)}" for k, v in record["versions"].items() if v),
         "duration": _duration(report["train_seconds"]),
         "seed": record["seed"],
