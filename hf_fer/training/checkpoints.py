@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -15,6 +16,7 @@ from ..errors import FerError
 
 _PREFIX = "step-"
 _ZIP_WRITER = ("PytorchStreamWriter", "inline_container")  # how torch's own writer says that a disk is full
+_FULL = 2**20  # bytes
 
 
 def save_checkpoint(accelerator: Any, folder: Path, progress: dict[str, Any], keep: int) -> Path:
@@ -50,11 +52,14 @@ def save_checkpoint(accelerator: Any, folder: Path, progress: dict[str, Any], ke
     except (OSError, RuntimeError, SafetensorError) as error:
         if isinstance(error, RuntimeError) and not any(name in str(error) for name in _ZIP_WRITER):
             raise
+        free = shutil.disk_usage(folder.parent).free  # before anything is removed: what the writer met
+        # Where the disk ends in the middle of a record, torch says "unexpected pos 10880 vs 10776" and no more.
+        full = isinstance(error, RuntimeError) and free < _FULL
         shutil.rmtree(temporary, ignore_errors=True)
         raise FerError(
-            f"Checkpoint {final.name} cannot be written to {folder} ({first_line(error)}; "
-            f"{shutil.disk_usage(folder.parent).free / 2**20:,.0f} MiB are free there); make room, and go on from the "
-            "checkpoint before it with --resume."
+            f"Checkpoint {final.name} cannot be written to {folder} "
+            f"({os.strerror(errno.ENOSPC) if full else first_line(error)}; {free / 2**20:,.0f} MiB were free there); "
+            "make room, and go on from the checkpoint before it with --resume."
         ) from error
     accelerator.wait_for_everyone()
     return final
