@@ -8,7 +8,8 @@ Pure standard library.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .errors import FerError
@@ -53,18 +54,26 @@ _CLASS_COUNTS: dict[str, tuple[int, ...]] = {
     "synthetic": (8, 7),
 }
 
+# "suprise", "suprised", "digust" and "happyness" are how some checkpoints and FER2013 scripts spell these. Words that
+# could mean something else (calm, natural, sorrow, smile) are not here: `aliases` of `map_labels` says what they mean.
 _NEAR_NAMES: dict[str, tuple[str, ...]] = {
     "neutral": ("neutrality", "ne"),
-    "happiness": ("happy", "joy", "joyful", "ha"),
-    "surprise": ("surprised", "su"),
+    "happiness": ("happy", "happyness", "joy", "joyful", "ha"),
+    "surprise": ("surprised", "suprise", "suprised", "su"),
     "sadness": ("sad", "sa"),
     "anger": ("angry", "an"),
-    "disgust": ("disgusted", "di"),
+    "disgust": ("disgusted", "digust", "di"),
     "fear": ("fearful", "afraid", "scared", "fe"),
     "contempt": ("contemptuous",),
     OTHER: (),
 }
 _CANONICAL: dict[str, str] = {alias: name for name, aliases in _NEAR_NAMES.items() for alias in (name, *aliases)}
+# What an error may suggest: a code of two letters is near to nearly everything, a misspelling is no advice.
+_SUGGESTED: tuple[str, ...] = tuple(
+    name for name in _CANONICAL if len(name) > 2 and name not in ("suprise", "suprised", "digust", "happyness")
+)
+_VOCABULARY = f"the vocabulary is {', '.join(EXPRESSIONS)} (and {OTHER!r} of Aff-Wild2)"
+_LISTED = 10  # names that one error lists
 
 
 def label_names(dataset: str, classes: int | None = None) -> tuple[str, ...]:
@@ -103,17 +112,10 @@ def canonical_expression(name: str) -> str:
     Raises:
         FerError: not an expression; the sentence lists the vocabulary and the nearest name.
     """
-    if isinstance(name, str):
-        key = "".join(char for char in name.casefold() if not char.isspace() and char not in "_-")
-        if key in _CANONICAL:
-            return _CANONICAL[key]
-        hint = _nearest(key, _CANONICAL)
-    else:
-        hint = ""
-    raise FerError(
-        f"{_short(name)} is not an expression name{hint}; the vocabulary is {', '.join(EXPRESSIONS)} "
-        f"(and {OTHER!r} of Aff-Wild2)."
-    )
+    expression = _expression(name)
+    if expression is not None:
+        return expression
+    raise FerError(f"{_short(name)} is not an expression name{_nearest_expression(name)}; {_VOCABULARY}.")
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,14 @@ class LabelMapping:
     """How the class ids of one order go over into another, by canonical name.
 
     Attributes:
-        source: canonical names in source id order.
+        source: canonical names in source id order; a class that is no expression (see `map_labels`) stands as given.
         target: canonical names in target id order.
         index: `index[i]` is the target id of source id `i`, or None where the target lacks that class.
-        missing_in_target: source classes that the target lacks, in source order.
+        missing_in_target: source classes that the target lacks (those whose index is None), in source order.
         missing_in_source: target classes that the source lacks, in target order.
+        renamed: `(as given, canonical)` of every source name that differs from its canonical name in more than case,
+            spaces, underscores and hyphens, whether the vocabulary or an alias says so, in source order.
+        no_expression: source names, as given, that an alias of None says are no expression, in source order.
     """
 
     source: tuple[str, ...]
@@ -133,37 +138,65 @@ class LabelMapping:
     index: tuple[int | None, ...]
     missing_in_target: tuple[str, ...]
     missing_in_source: tuple[str, ...]
+    renamed: tuple[tuple[str, str], ...] = ()
+    no_expression: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """One line for a person: how many classes map, how many change id, what either side lacks."""
+        """One line for a person: how many classes map, how many change id, what either side lacks, what was read how.
+
+        Names of a foreign checkpoint are cut, and quoted so that they cannot break the line.
+        """
         shared = [(i, j) for i, j in enumerate(self.index) if j is not None]
         moved = sum(i != j for i, j in shared)
         parts = [
             f"{len(shared)} of {len(self.source)} source classes map by name",
             f"{moved} to another id" if moved else "ids unchanged",
         ]
-        if self.missing_in_target:
-            parts.append(f"target lacks {', '.join(self.missing_in_target)}")
+        lacking = [name for name in self.missing_in_target if name not in self.no_expression]
+        if lacking:
+            parts.append(f"target lacks {', '.join(lacking)}")
         if self.missing_in_source:
             parts.append(f"source lacks {', '.join(self.missing_in_source)}")
+        read = [f"{_short(given)} read as {canonical}" for given, canonical in self.renamed]
+        read += [f"{_short(given)} read as no expression" for given in self.no_expression]
+        if read:
+            parts.append(", ".join(read))
         return "; ".join(parts)
 
 
-def map_labels(source: Sequence[str], target: Sequence[str]) -> LabelMapping:
+def map_labels(
+    source: Sequence[str], target: Sequence[str], *, aliases: Mapping[str, str | None] | None = None
+) -> LabelMapping:
     """Map the ids of the order `source` to those of the order `target`, by canonical name.
 
+    Args:
+        source: names in source id order, such as the labels of a foreign checkpoint.
+        target: names in target id order.
+        aliases: what source names mean, exactly as `source` spells them: an expression name, or None for a class
+            that is no expression (`{"LABEL_0": "anger", "ahegao": None}`). Aliases win over the vocabulary.
+
     Raises:
-        FerError: a name outside the vocabulary, or one expression twice in one order.
+        FerError: names outside the vocabulary that no alias explains (one error lists them), one expression twice in
+            one order, or an alias for a name that `source` lacks or whose meaning is no expression name.
     """
-    names_from = _canonical_order(source, "source")
+    names_from, no_expression = _source_order(source, aliases)
     names_to = _canonical_order(target, "target")
     ids = label2id(names_to)
+    index = tuple(
+        None if given in no_expression else ids.get(name) for given, name in zip(source, names_from, strict=True)
+    )
     return LabelMapping(
         source=names_from,
         target=names_to,
-        index=tuple(ids.get(name) for name in names_from),
-        missing_in_target=tuple(name for name in names_from if name not in ids),
-        missing_in_source=tuple(name for name in names_to if name not in names_from),
+        index=index,
+        missing_in_target=tuple(name for name, i in zip(names_from, index, strict=True) if i is None),
+        missing_in_source=tuple(name for i, name in enumerate(names_to) if i not in index),
+        renamed=tuple(
+            (given, name)
+            for given, name in zip(source, names_from, strict=True)
+            if given not in no_expression and _folded(given) != name
+        ),
+        no_expression=no_expression,
     )
 
 
@@ -177,28 +210,113 @@ def label2id(names: Sequence[str]) -> dict[str, int]:
     return {name: index for index, name in enumerate(names)}
 
 
-def _canonical_order(names: Sequence[str], side: str) -> tuple[str, ...]:
-    if isinstance(names, str):
-        # A string is a sequence of strings too; without this "joy" would be read letter by letter.
-        raise FerError(f"The {side} label order must be a list of names, not the string {_short(names)}.")
-    order = tuple(canonical_expression(name) for name in names)
-    twice = next((name for i, name in enumerate(order) if name in order[:i]), None)
-    if twice is not None:
-        given = ", ".join(repr(name) for name, canon in zip(names, order, strict=True) if canon == twice)
+def _source_order(
+    names: Sequence[str], aliases: Mapping[str, str | None] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Canonical names of a source order, and those names that are no expression."""
+    _check_order(names, "source")
+    known = {name for name in names if isinstance(name, str)}
+    if aliases is None:
+        aliases = {}
+    elif not isinstance(aliases, Mapping):
         raise FerError(
-            f"The {side} label order names {twice!r} more than once ({given}); each expression needs one id."
+            f"aliases must be a mapping from source label to expression name or None, not {_short(aliases)}."
         )
+    strangers = [alias for alias in aliases if not isinstance(alias, str) or alias not in known]
+    if strangers:
+        listed = _list(f"{_short(alias)}{_nearest(alias, known)}" for alias in strangers[:_LISTED])
+        raise FerError(
+            f"The source labels have no {listed}{_more(len(strangers))}, for which there is an alias, but "
+            f"{_list(_short(name) for name in names[:_LISTED])}{_more(len(names))}; "
+            "spell aliases exactly as the source spells its labels, or leave them out."
+        )
+    wrong = [name for name, meaning in aliases.items() if meaning is not None and _expression(meaning) is None]
+    if wrong:
+        listed = _list(
+            f"{_short(name)} is to mean {_short(aliases[name])}, which is not an expression name"
+            f"{_nearest_expression(aliases[name])}"
+            for name in wrong[:_LISTED]
+        )
+        raise FerError(
+            f"{listed}{_more(len(wrong))}; {_VOCABULARY}, and an alias of None says that a label is no expression."
+        )
+    no_expression = tuple(name for name in names if isinstance(name, str) and name in aliases and aliases[name] is None)
+    meanings = [aliases.get(name, name) if isinstance(name, str) else name for name in names]
+    unknown = [
+        name
+        for name, meaning in zip(names, meanings, strict=True)
+        if meaning is not None and _expression(meaning) is None
+    ]
+    if unknown:
+        listed = _list(f"{_short(name)}{_nearest_expression(name)}" for name in unknown[:_LISTED])
+        one = len(unknown) == 1
+        raise FerError(
+            f"{listed}{_more(len(unknown))} {'is not an expression name' if one else 'are not expression names'} "
+            f"({len(unknown)} of {len(names)} source labels); say what {'it means' if one else 'they mean'} with "
+            f"aliases= (None for no expression) or --label-map NAME=EXPRESSION: {_VOCABULARY}."
+        )
+    order = tuple(
+        name if meaning is None else _expression(meaning) for name, meaning in zip(names, meanings, strict=True)
+    )
+    _check_unique(names, order, "source")
+    return order, no_expression
+
+
+def _canonical_order(names: Sequence[str], side: str) -> tuple[str, ...]:
+    _check_order(names, side)
+    order = tuple(canonical_expression(name) for name in names)
+    _check_unique(names, order, side)
     return order
 
 
-def _nearest(name: object, known: dict[str, object] | dict[str, str] | dict[str, tuple[str, ...]]) -> str:
+def _check_order(names: Sequence[str], side: str) -> None:
+    if isinstance(names, str):
+        # A string is a sequence of strings too; without this "joy" would be read letter by letter.
+        raise FerError(f"The {side} label order must be a list of names, not the string {_short(names)}.")
+
+
+def _check_unique(names: Sequence[str], order: Sequence[str], side: str) -> None:
+    seen: set[str] = set()
+    twice = next((name for name in order if name in seen or seen.add(name)), None)
+    if twice is not None:
+        given = [name for name, canon in zip(names, order, strict=True) if canon == twice]
+        raise FerError(
+            f"The {side} label order names {_short(twice)} more than once "
+            f"({_list(_short(name) for name in given[:_LISTED])}{_more(len(given))}); each expression needs one id."
+        )
+
+
+def _folded(name: str) -> str:
+    """Without what does not count: case, spaces, underscores and hyphens."""
+    return "".join(char for char in name.casefold() if not char.isspace() and char not in "_-")
+
+
+def _expression(name: object) -> str | None:
+    return _CANONICAL.get(_folded(name)) if isinstance(name, str) else None
+
+
+def _nearest_expression(name: object) -> str:
+    return _nearest(_folded(name[:64]), _SUGGESTED) if isinstance(name, str) else ""
+
+
+def _nearest(name: object, known: Iterable[str]) -> str:
     if not isinstance(name, str):
         return ""
     # Capped: difflib is quadratic and the name may come from a hostile file.
-    match = difflib.get_close_matches(name[:64].casefold(), known, n=1, cutoff=0.5)
-    return f" (did you mean {match[0]!r}?)" if match else ""
+    near = {candidate[:64].casefold(): candidate for candidate in itertools.islice(known, 100)}
+    match = difflib.get_close_matches(name[:64].casefold(), near, n=1, cutoff=0.5)
+    return f" (did you mean {_short(near[match[0]])}?)" if match else ""
+
+
+def _list(texts: Iterable[str]) -> str:
+    return ", ".join(texts)
+
+
+def _more(count: int) -> str:
+    return f" and {count - _LISTED} more" if count > _LISTED else ""
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    # Cut before `repr`: the value may be a whole file.
+    text = repr(value[:64] if isinstance(value, str | bytes) else value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -94,6 +94,10 @@ def test_unknown_dataset_names_the_nearest() -> None:
         ("SA", "sadness"),
         ("SU", "surprise"),
         ("Other", "other"),
+        ("Suprise", "surprise"),  # as checkpoints and FER2013 scripts misspell them
+        ("suprised", "surprise"),
+        ("Digust", "disgust"),
+        ("happyness", "happiness"),
     ],
 )
 def test_near_names(name: str, expected: str) -> None:
@@ -104,7 +108,24 @@ def test_vocabulary_is_canonical() -> None:
     assert [canonical_expression(name) for name in EXPRESSIONS] == list(EXPRESSIONS)
 
 
-@pytest.mark.parametrize("name", ["unknown", "NF", "", "LABEL_0", "3", None, 3, b"happy", "x" * 100_000])
+# What public checkpoints and data sets really have beside the expressions, and what nobody may guess.
+NOT_NAMES = ["unknown", "NF", "", "LABEL_0", "3", None, 3, b"happy", "x" * 100_000]
+NOT_NAMES += [
+    "0_anger",
+    "Anger 😠",
+    "1. happy",
+    "happy/surprise",
+    "calm",
+    "natural",
+    "sorrow",
+    "smile",
+    "ahegao",
+    "none",
+]
+NOT_NAMES += ["uncertain", "anxious", "happily surprised", "非常", "unhappy", "not angry", "sad\0"]
+
+
+@pytest.mark.parametrize("name", NOT_NAMES)
 def test_unknown_names_are_refused(name: object) -> None:
     with pytest.raises(FerError) as error:
         canonical_expression(name)  # type: ignore[arg-type]
@@ -143,6 +164,113 @@ def test_mapping_describes_itself_in_one_line() -> None:
     assert text == ("7 of 8 source classes map by name; 7 to another id; target lacks contempt")
     text = map_labels(label_names("ferplus", 7), label_names("ferplus")).describe()
     assert text == "7 of 7 source classes map by name; ids unchanged; source lacks contempt"
+
+
+AHEGAO = ["Ahegao", "Angry", "Happy", "Neutral", "Sad", "Suprise"]  # the classes of a much copied data set
+
+
+def test_aliases_say_what_a_foreign_checkpoint_means() -> None:
+    names = [f"LABEL_{i}" for i in range(3)]
+    aliases = {"LABEL_2": "fear", "LABEL_0": "Happy", "LABEL_1": None}
+    mapping = map_labels(names, ("anger", "fear", "happiness"), aliases=aliases)
+    assert mapping.source == ("happiness", "LABEL_1", "fear")
+    assert mapping.index == (2, None, 1)
+    assert mapping.missing_in_target == ("LABEL_1",)
+    assert mapping.missing_in_source == ("anger",)
+    assert mapping.no_expression == ("LABEL_1",)
+    assert mapping.renamed == (("LABEL_0", "happiness"), ("LABEL_2", "fear"))
+    assert list(aliases) == ["LABEL_2", "LABEL_0", "LABEL_1"]  # not changed
+
+
+def test_what_was_read_how_is_told() -> None:
+    mapping = map_labels(AHEGAO, EXPRESSIONS, aliases={"Ahegao": None})
+    assert mapping.renamed == (
+        ("Angry", "anger"),
+        ("Happy", "happiness"),
+        ("Sad", "sadness"),
+        ("Suprise", "surprise"),
+    )
+    assert mapping.describe() == (
+        "5 of 6 source classes map by name; 5 to another id; source lacks disgust, fear, contempt; 'Angry' read as "
+        "anger, 'Happy' read as happiness, 'Sad' read as sadness, 'Suprise' read as surprise, 'Ahegao' read as no "
+        "expression"
+    )
+
+
+def test_case_spaces_and_hyphens_are_not_told() -> None:
+    mapping = map_labels(["ANGER", "Con-tempt", " sad_ness "], EXPRESSIONS, aliases={"ANGER": "angry"})
+    assert mapping.renamed == ()
+    assert "read as" not in mapping.describe()
+
+
+def test_aliases_win_over_the_vocabulary() -> None:
+    swapped = map_labels(["sad", "fear"], ("sadness", "fear"), aliases={"sad": "fear", "fear": "sadness"})
+    assert swapped.index == (1, 0)
+    assert swapped.renamed == (("sad", "fear"), ("fear", "sadness"))
+    # Even a class that is spelt like one of the target's is none if the caller says so.
+    taken_out = map_labels(["happiness", "fear"], ("happiness", "fear"), aliases={"happiness": None})
+    assert taken_out.index == (None, 1)
+    assert taken_out.missing_in_target == taken_out.missing_in_source == ("happiness",)
+
+
+def test_a_target_without_the_aliased_expression() -> None:
+    mapping = map_labels(["LABEL_0", "fear"], ("fear",), aliases={"LABEL_0": "contempt"})
+    assert mapping.index == (None, 0)
+    assert mapping.missing_in_target == ("contempt",)
+    assert mapping.no_expression == ()
+
+
+def test_one_error_lists_every_label_that_means_nothing() -> None:
+    with pytest.raises(FerError) as error:
+        map_labels(["LABEL_0", "happy", "hapines", "0_anger"], EXPRESSIONS)
+    text = str(error.value)
+    assert text.startswith(
+        "'LABEL_0', 'hapines' (did you mean 'happiness'?), '0_anger' (did you mean 'anger'?) are not expression names "
+        "(3 of 4 source labels); say what they mean with aliases="
+    )
+    assert "--label-map NAME=EXPRESSION" in text
+    assert all(expression in text for expression in EXPRESSIONS)
+
+
+def test_a_long_list_of_labels_is_cut_with_its_count() -> None:
+    with pytest.raises(FerError, match=r"'LABEL_9' and 990 more are not expression names \(1000 of 1000 ") as error:
+        map_labels([f"LABEL_{i}" for i in range(1000)], EXPRESSIONS)
+    assert "LABEL_10" not in str(error.value)
+    with pytest.raises(FerError, match=r"and 20 more are not") as error:
+        map_labels(["\x1b[31m" + "x" * 100_000 + str(i) for i in range(30)], EXPRESSIONS)
+    assert len(str(error.value)) < 1500
+    assert "\x1b" not in str(error.value)
+
+
+def test_hostile_names_do_not_break_the_line() -> None:
+    name = "a\nb\x1b[2J" + "c" * 1000
+    text = map_labels([name, "happy"], EXPRESSIONS, aliases={name: None}).describe()
+    assert text.isprintable() and len(text) < 300
+
+
+def test_an_alias_for_a_name_that_source_lacks() -> None:
+    with pytest.raises(
+        FerError, match=r"have no 'ahegao' \(did you mean 'Ahegao'\?\), for which .* spell aliases exactly"
+    ):
+        map_labels(AHEGAO, EXPRESSIONS, aliases={"ahegao": None})
+
+
+@pytest.mark.parametrize("meaning", ["", "hapiness", "none", 3, ["anger"], b"anger"])
+def test_an_alias_must_mean_an_expression(meaning: object) -> None:
+    with pytest.raises(FerError, match=r"^'Ahegao' is to mean .*not an expression name.*; the vocabulary is"):
+        map_labels(AHEGAO, EXPRESSIONS, aliases={"Ahegao": meaning})  # type: ignore[dict-item]
+
+
+def test_aliases_must_be_a_mapping() -> None:
+    with pytest.raises(FerError, match="aliases must be a mapping"):
+        map_labels(AHEGAO, EXPRESSIONS, aliases=["Ahegao"])  # type: ignore[arg-type]
+
+
+def test_aliases_do_not_let_two_labels_mean_one_expression() -> None:
+    with pytest.raises(FerError, match=r"names 'happiness' more than once \('happy', 'LABEL_0'\)"):
+        map_labels(["happy", "LABEL_0"], EXPRESSIONS, aliases={"LABEL_0": "joy"})
+    with pytest.raises(FerError, match="names 'x' more than once"):
+        map_labels(["x", "x"], EXPRESSIONS, aliases={"x": None})
 
 
 def test_duplicates_are_an_error_even_under_two_names() -> None:
