@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
-import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .._auto import METHODS, config_class
 from ..errors import FerError
+from ..evaluation.markdown import NONE, TIMES, code, escape, fenced, figure, finite, interval, one_line, percent, table
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 PLOTS = {
@@ -25,17 +24,12 @@ PLOTS = {
 }
 #: Classes with fewer test images than this are named as uncertain.
 FEW_IMAGES = 100
-TIMES, TO, NONE = "\u00d7", "\u2013", "\u2013"  # multiplication sign, en dashes
 
 _DATASET_TITLES = {"ferplus": "FERPlus", "synthetic": "synthetic (drawn faces)"}
 _HUB_ID = re.compile(r"[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}", re.ASCII)
 _ABSOLUTE = re.compile(r"[/\\~]|[A-Za-z]:[/\\]")
 _WEIGHT_SUFFIXES = {".pth", ".pt", ".pkl", ".bin", ".tar", ".safetensors"}
 _SECRET_KEYS = {"token", "cache_dir"}
-# Markdown takes a backslash before any ASCII punctuation. Inside a line these need none, nor does an
-# underscore within a word; a colon does before a slash, or an address would become a link.
-_MARKUP = "".join(sorted(set(string.punctuation) - set("-,'/()%+:_")))
-_SPECIAL = re.compile(rf"(?<![^\W_])_|_(?![^\W_])|:(?=/)|[{re.escape(_MARKUP)}]")
 
 
 def write_card(folder: Path, repo_id: str | None = None) -> Path:
@@ -69,7 +63,7 @@ def build_card(folder: Path, repo_id: str | None = None) -> str:
     config = _with_defaults(_read_json(folder / "config.json"))
     report = _read_json(folder / "report.json")
     recipe = _read_recipe(folder / "recipe.yaml")
-    title = _one_line(repo_id or folder.resolve().name)
+    title = one_line(repo_id or folder.resolve().name)
     try:
         card = ModelCard.from_template(
             _metadata(title, config, recipe, report["selected"]),
@@ -106,7 +100,7 @@ def _metadata(title: str, config: dict[str, Any], recipe: dict[str, Any], record
             metric_name=f"{metric.replace('_', ' ').capitalize()} at 1/{factor} of the resolution"
             if factor != "1"
             else metric.replace("_", " ").capitalize(),
-            metric_value=_figure(metrics, metric),
+            metric_value=figure(metrics, metric),
             metric_args={"resolution_factor": float(factor)},
         )
         for factor, metrics in record["resolutions"].items()
@@ -128,7 +122,7 @@ def _dataset(recipe: Mapping[str, Any]) -> tuple[str, str | None]:
     """(name to show, Hub id or None). A folder is shown by its last part: its path is nobody's business."""
     from ..data import DATASETS
 
-    name = _one_line(recipe["dataset"])
+    name = one_line(recipe["dataset"])
     if name in DATASETS:
         return name, None
     if _HUB_ID.fullmatch(name) and not Path(name).exists():
@@ -159,64 +153,64 @@ def _context(
     factors = list(record["resolutions"])
     ci95 = first["ci95"]
     return {
-        "title": _escape(title),
-        "name": _code(title),
+        "title": escape(title),
+        "name": code(title),
         "method": method,
         "kind": dataset if recipe["dataset"] in _DATASET_TITLES else None,
-        "dataset_title": _escape(_DATASET_TITLES.get(dataset, dataset)),
-        "classes": ", ".join(map(_escape, classes)),
-        "backbone": _code(config.get("backbone", "own architecture")),
+        "dataset_title": escape(_DATASET_TITLES.get(dataset, dataset)),
+        "classes": ", ".join(map(escape, classes)),
+        "backbone": code(config.get("backbone", "own architecture")),
         "backbone_changed": bool(config.get("backbone_kwargs")),
         "image_size": config.get("image_size"),
         "resize_size": recipe.get("resize_size"),
         "grayscale": bool(config.get("grayscale")),
         "parameters": f"{record['parameters']:,}",
-        "start": ", ".join(f"`{key}`: {_code(recipe[key])}" for key in starts if recipe[key]),
+        "start": ", ".join(f"`{key}`: {code(recipe[key])}" for key in starts if recipe[key]),
         "objective": objective,
         "objective_detail": detail,
         "citation": config_class(method).citation if method in METHODS else "",
         "uses_eac": objective.startswith("EAC"),
         "class_balanced": config.get("class_weighting") == "effective_number",
-        "usage": _fenced(_usage(title), "python"),
-        "command": _fenced(_command(method, recipe), "bash"),
-        "recipe": _fenced(public, "yaml"),
+        "usage": fenced(_usage(title), "python"),
+        "command": fenced(_command(method, recipe), "bash"),
+        "recipe": fenced(public, "yaml"),
         "label_rule": record.get("label_rule"),
-        "label_rule_code": _code(record.get("label_rule")),
+        "label_rule_code": code(record.get("label_rule")),
         "soft_targets": bool(recipe.get("soft_targets")),
         "n": f"{record['n']:,}",
         "n_train": f"{n_train:,}" if n_train else None,
         "data_notes": _data_notes(report.get("data") or {}, recipe),
         "reference_side": record.get("reference_side"),
-        "class_counts": ", ".join(f"{_escape(c)} {n:,}" for c, n in zip(classes, counts or [], strict=False)),
-        "test_split": _code(record["split"]),
+        "class_counts": ", ".join(f"{escape(c)} {n:,}" for c, n in zip(classes, counts or [], strict=False)),
+        "test_split": code(record["split"]),
         "degrade": float(recipe.get("degrade") or 0),
         "degrade_max": f"{float(recipe.get('degrade_max') or 1):g}",
         "epoch": record["epoch"],
         "last_epoch": last["epoch"],
-        "selected_by": _escape(report["selected_by"]),
-        "selection": _percent(history, "selection"),
+        "selected_by": escape(report["selected_by"]),
+        "selection": percent(history, "selection"),
         "results": _results_table(record["resolutions"]),
         "several_factors": len(factors) > 1,
         "low_factors": ", ".join(f"{TIMES}{factor}" for factor in factors[1:]),
-        "average_low": _percent(record, "average_low_resolution") if len(factors) > 1 else None,
+        "average_low": percent(record, "average_low_resolution") if len(factors) > 1 else None,
         "last_line": _last_line(last["resolutions"]),
-        "ci_method": f"{_escape(ci95['method'])}, {ci95['resamples']:,} resamples",
+        "ci_method": f"{escape(ci95['method'])}, {ci95['resamples']:,} resamples",
         "per_class": _per_class_table(first["per_class"]),
-        "absent": ", ".join(map(_escape, first.get("classes_absent", []))),
+        "absent": ", ".join(map(escape, first.get("classes_absent", []))),
         "few": ", ".join(
-            f"{_escape(name)} ({row['support']})"
+            f"{escape(name)} ({row['support']})"
             for name, row in first["per_class"].items()
             if 0 < row["support"] < FEW_IMAGES
         ),
         "plots": [(file, text) for file, text in PLOTS.items() if (folder / file).is_file()],
         "hardware": _hardware(last.get("hardware") or record.get("hardware") or {}),
         "processes": report.get("num_processes"),
-        "precision": _code(precision) if precision not in (None, "no") else None,
-        "versions": ", ".join(f"{_escape(k)} {_code(v)}" for k, v in record["versions"].items() if v),
+        "precision": code(precision) if precision not in (None, "no") else None,
+        "versions": ", ".join(f"{escape(k)} {code(v)}" for k, v in record["versions"].items() if v),
         "duration": _duration(report["train_seconds"]),
         "seed": record["seed"],
         "half_precision": bool(recipe.get("half_precision_export")),
-        "date": _escape(record["date"][:10]),
+        "date": escape(record["date"][:10]),
     }
 
 
@@ -250,7 +244,7 @@ def _objective(config: Mapping[str, Any], soft: bool) -> tuple[str, str]:
     if config["model_type"] != "mek":
         method = str(config["model_type"])
         summary = (config_class(method).__doc__ or "").strip().splitlines()[0] if method in METHODS else ""
-        return _escape(method), f"{summary.rstrip('.')}; it was trained on {targets}".lstrip("; ")
+        return escape(method), f"{summary.rstrip('.')}; it was trained on {targets}".lstrip("; ")
     consistency, smoothing = config["consistency_weight"] > 0, config["smoothing"] > 0
     rebalanced, second = bool(config["rebalance_attention"]), bool(config["classify_transformed"])
     balanced = config["class_weighting"] == "effective_number"
@@ -294,7 +288,7 @@ def _command(method: str, recipe: Mapping[str, Any]) -> str:
     from ..data import DATASETS
 
     needed = " --data_root DIR" if recipe["dataset"] in DATASETS and recipe["dataset"] != "synthetic" else ""
-    if _one_line(recipe["dataset"]).startswith("."):
+    if one_line(recipe["dataset"]).startswith("."):
         needed += " --dataset FOLDER"
     # Of files the recipe keeps the name; a timm name has no ending, and a Hub repository an owner.
     needed += "".join(
@@ -302,58 +296,49 @@ def _command(method: str, recipe: Mapping[str, Any]) -> str:
         for key in ("backbone_weights", "landmark_weights")
         if recipe.get(key) and "/" not in str(recipe[key]) and Path(str(recipe[key])).suffix in _WEIGHT_SUFFIXES
     )
-    return f"accelerate launch -m hf_fer.cli train recipe.yaml --method {_one_line(method)}{needed} --output_dir RUN"
+    return f"accelerate launch -m hf_fer.cli train recipe.yaml --method {one_line(method)}{needed} --output_dir RUN"
 
 
 def _results_table(resolutions: Mapping[str, Mapping[str, Any]]) -> str:
     head = ("resolution", "accuracy, %", "mean class accuracy, %", "macro F1, %", "challenge score", "NLL", "ECE")
     rows = []
     for factor, metrics in resolutions.items():
-        intervals = {
-            key: TO.join(f"{100 * _finite(bound, key):.2f}" for bound in metrics["ci95"][key])
-            for key in ("accuracy", "mean_class_accuracy")
-        }
         rows.append(
             [
                 f"{TIMES}{float(factor):g}",
-                *(f"{_percent(metrics, key)} ({interval})" for key, interval in intervals.items()),
-                _percent(metrics, "f1_macro"),
+                *(f"{percent(metrics, key)} ({interval(metrics, key)})" for key in ("accuracy", "mean_class_accuracy")),
+                percent(metrics, "f1_macro"),
                 *(
-                    f"{_figure(metrics, key):.4f}" if key in metrics else NONE
+                    f"{figure(metrics, key):.4f}" if key in metrics else NONE
                     for key in ("challenge_score", "nll", "ece")
                 ),
             ]
         )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _per_class_table(per_class: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [
-        [_escape(name), *(_percent(row, key) for key in ("precision", "recall", "f1")), f"{row['support']:,}"]
+        [escape(name), *(percent(row, key) for key in ("precision", "recall", "f1")), f"{row['support']:,}"]
         for name, row in per_class.items()
     ]
-    return _table(("class", "precision, %", "recall, %", "F1, %", "test images"), rows)
+    return table(("class", "precision, %", "recall, %", "F1, %", "test images"), rows)
 
 
 def _last_line(resolutions: Mapping[str, Mapping[str, Any]]) -> str:
     def both(metrics: Mapping[str, Any]) -> str:
-        return f"{_percent(metrics, 'accuracy')} ({_percent(metrics, 'mean_class_accuracy')})"
+        return f"{percent(metrics, 'accuracy')} ({percent(metrics, 'mean_class_accuracy')})"
 
     return ", ".join(f"{TIMES}{float(factor):g}: {both(metrics)}" for factor, metrics in resolutions.items())
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _hardware(hardware: Mapping[str, Any]) -> str:
     keys = ("device", "processor", "threads", "platform")
-    return ", ".join(f"{key} {_code(hardware[key])}" for key in keys if hardware.get(key)) or "not recorded"
+    return ", ".join(f"{key} {code(hardware[key])}" for key in keys if hardware.get(key)) or "not recorded"
 
 
 def _duration(seconds: float) -> str:
-    minutes = round(_finite(seconds, "train_seconds") / 60)
+    minutes = round(finite(seconds, "train_seconds") / 60)
     rounded = f" (about {minutes // 60} h {minutes % 60} min)" if minutes else ""
     return f"{round(seconds):,} s{rounded}"
 
@@ -372,51 +357,11 @@ def _public(recipe: Mapping[str, Any]) -> str:
     return yaml.safe_dump(clean(recipe), sort_keys=True, allow_unicode=True).rstrip()
 
 
-# --- Markdown -----------------------------------------------------------------------------------
-
-
-def _one_line(text: object) -> str:
-    """`text` without control and formatting characters, at most 100 of them."""
-    cleaned = "".join(c if c.isprintable() else " " for c in str(text))
-    return " ".join(cleaned.split())[:100]
-
-
-def _escape(text: object) -> str:
-    """`text` as literal Markdown: no markup, table cell, link, mention or HTML comes out of it."""
-    html = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-    return _SPECIAL.sub(lambda match: html.get(match[0], f"\\{match[0]}"), _one_line(text))
-
-
-def _code(text: object) -> str:
-    """`text` as a code span; not for table cells."""
-    return f"`{_one_line(text).replace('`', chr(39))}`"
-
-
-def _fenced(text: str, language: str) -> str:
-    """A code block whose fence is longer than any run of backticks inside."""
-    fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
-    return f"{fence}{language}\n{text}\n{fence}"
-
-
 def _last_part(path: str) -> str:
     return re.split(r"[/\\]", path.rstrip("/\\"))[-1] or "DIR"
 
 
-# --- figures and files --------------------------------------------------------------------------
-
-
-def _finite(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise FerError(f"The report's {name} is {value!r}, not a number; evaluate the model again.")
-    return value
-
-
-def _figure(metrics: Mapping[str, Any], key: str) -> float:
-    return _finite(metrics[key], key)
-
-
-def _percent(metrics: Mapping[str, Any], key: str) -> str:
-    return f"{100 * _figure(metrics, key):.2f}"
+# --- files --------------------------------------------------------------------------------------
 
 
 def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
