@@ -112,10 +112,15 @@ def canonical_expression(name: str) -> str:
     Raises:
         FerError: not an expression; the sentence lists the vocabulary and the nearest name.
     """
-    expression = _expression(name)
+    expression = find_expression(name)
     if expression is not None:
         return expression
     raise FerError(f"{_short(name)} is not an expression name{_nearest_expression(name)}; {_VOCABULARY}.")
+
+
+def find_expression(name: object) -> str | None:
+    """`canonical_expression(name)`, or None where that would be an error."""
+    return _CANONICAL.get(_folded(name)) if isinstance(name, str) else None
 
 
 @dataclass(frozen=True)
@@ -230,7 +235,7 @@ def _source_order(
             f"{_list(_short(name) for name in names[:_LISTED])}{_more(len(names))}; "
             "spell aliases exactly as the source spells its labels, or leave them out."
         )
-    wrong = [name for name, meaning in aliases.items() if meaning is not None and _expression(meaning) is None]
+    wrong = [name for name, meaning in aliases.items() if meaning is not None and find_expression(meaning) is None]
     if wrong:
         listed = _list(
             f"{_short(name)} is to mean {_short(aliases[name])}, which is not an expression name"
@@ -245,7 +250,7 @@ def _source_order(
     unknown = [
         name
         for name, meaning in zip(names, meanings, strict=True)
-        if meaning is not None and _expression(meaning) is None
+        if meaning is not None and find_expression(meaning) is None
     ]
     if unknown:
         listed = _list(f"{_short(name)}{_nearest_expression(name)}" for name in unknown[:_LISTED])
@@ -256,7 +261,7 @@ def _source_order(
             f"aliases= (None for no expression) or --label-map NAME=EXPRESSION: {_VOCABULARY}."
         )
     order = tuple(
-        name if meaning is None else _expression(meaning) for name, meaning in zip(names, meanings, strict=True)
+        name if meaning is None else find_expression(meaning) for name, meaning in zip(names, meanings, strict=True)
     )
     _check_unique(names, order, "source")
     return order, no_expression
@@ -289,10 +294,6 @@ def _check_unique(names: Sequence[str], order: Sequence[str], side: str) -> None
 def _folded(name: str) -> str:
     """Without what does not count: case, spaces, underscores and hyphens."""
     return "".join(char for char in name.casefold() if not char.isspace() and char not in "_-")
-
-
-def _expression(name: object) -> str | None:
-    return _CANONICAL.get(_folded(name)) if isinstance(name, str) else None
 
 
 def _nearest_expression(name: object) -> str:

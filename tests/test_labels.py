@@ -14,6 +14,7 @@ from hf_fer.labels import (
     EXPRESSIONS,
     LABEL_ORDERS,
     canonical_expression,
+    find_expression,
     id2label,
     label2id,
     label_names,
@@ -101,7 +102,7 @@ def test_unknown_dataset_names_the_nearest() -> None:
     ],
 )
 def test_near_names(name: str, expected: str) -> None:
-    assert canonical_expression(name) == expected
+    assert canonical_expression(name) == find_expression(name) == expected
 
 
 def test_vocabulary_is_canonical() -> None:
@@ -131,6 +132,7 @@ def test_unknown_names_are_refused(name: object) -> None:
         canonical_expression(name)  # type: ignore[arg-type]
     assert all(expression in str(error.value) for expression in EXPRESSIONS)
     assert len(str(error.value)) < 400
+    assert find_expression(name) is None
 
 
 def test_unknown_name_suggests_the_nearest() -> None:
