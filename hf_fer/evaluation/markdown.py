@@ -24,6 +24,12 @@ def one_line(text: object, limit: int = 100) -> str:
     return " ".join(cleaned.split())[:limit]
 
 
+def shorten(text: object, limit: int) -> str:
+    """`text` on one line; what is longer than `limit` ends in an ellipsis."""
+    line = one_line(text, limit + 1)
+    return line if len(line) <= limit else f"{line[: limit - 1]}\u2026"
+
+
 def escape(text: object, limit: int = 100) -> str:
     """`text` as literal Markdown: no markup, table cell, link, mention or HTML comes out of it."""
     html = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
