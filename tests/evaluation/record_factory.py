@@ -66,8 +66,8 @@ def make_record(
     own = names if model_classes is None else list(model_classes)
     mapping = map_labels(own, names)
     extra = [label for label, target in zip(own, mapping.index, strict=True) if target is None]
-    columns = np.array([k for k, name in enumerate(names) if name not in mapping.missing_in_source], dtype=int)
-    columns = np.concatenate([columns, len(names) + np.arange(len(extra))])
+    lacking = [name for k, name in enumerate(names) if k not in mapping.index]
+    columns = np.array([k for k in range(len(names) + len(extra)) if k >= len(names) or names[k] not in lacking])
     rng = np.random.default_rng([seed or 0, zlib.crc32(model.encode())])
     fixed = None if confusion is None else _pairs(confusion)
     references = np.arange(n) % len(names) if fixed is None else fixed[0]
@@ -108,7 +108,7 @@ def make_record(
                 label: None if target is None else names[target]
                 for label, target in zip(own, mapping.index, strict=True)
             },
-            "missing_in_model": list(mapping.missing_in_source),
+            "missing_in_model": lacking,
             "missing_in_dataset": extra,
             "note": mapping.describe(),
             "restricted_to_dataset_classes": False,
@@ -155,12 +155,7 @@ def _scores(
         prob = 0.49 * rng.dirichlet(np.ones(len(names)), len(references))
         prob[np.arange(len(references)), answers] += 0.51  # the answer stays the arg max
         scores = score_predictions(answers, references, names, prob, answer_only=extra)
-        # Until score_predictions has these two:
-        onehot = np.eye(len(names))[references]
-        scores.setdefault("brier", float(((prob - onehot) ** 2).sum(axis=1).mean()))
-        best = np.argsort(-prob, axis=1, kind="stable")[:, :2]
-        scores.setdefault("top2_accuracy", float((best == references[:, None]).any(axis=1).mean()))
-    scores["ci95"] = bootstrap_ci95(np.asarray(scores["confusion_matrix"]))
+    scores["ci95"] = bootstrap_ci95(np.asarray(scores["confusion_matrix"]), answer_only=extra)
     return scores
 
 
