@@ -1,7 +1,7 @@
 """The figures of merit of facial expression recognition, as pure functions of numpy arrays.
 
-This file stands alone (numpy, and scikit-learn where a function runs): `evaluate` copies it next to
-`fer_metrics.py`, so nothing of the package may be imported here.
+The files of this folder stand alone (numpy, and scikit-learn where a function runs): `evaluate` copies those that
+`fer_metrics.py` names next to it, so nothing else of the package may be imported here.
 
 Every wrong input is a `ValueError` of one sentence that names the first offending row.
 """
@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from .common import bootstrap_counts, check_bootstrap, percentile_interval, ratio
+from .inputs import ROW_SUM_TOLERANCE as ROW_SUM_TOLERANCE  # for those who check probabilities themselves
+from .inputs import check_answer_only, check_inputs
+
 CHALLENGE_ACCURACY_WEIGHT = 0.33  # first ABAW (Affective Behaviour Analysis in-the-Wild) challenge
 CHALLENGE_F1_WEIGHT = 0.67
 ECE_BINS = 15  # Guo et al. 2017, "On Calibration of Modern Neural Networks"
-ROW_SUM_TOLERANCE = 1e-3  # wide enough for a float16 softmax, narrow enough to reject logits
 
 
 def score_predictions(
@@ -50,12 +53,14 @@ def score_predictions(
         - `per_class`: name -> `precision`, `recall`, `f1`, `support`; an undefined ratio is 0.
         - `confusion_matrix`: `K` lists of `K` integers, rows are the truth.
         - `challenge_score`: `0.33 * accuracy + 0.67 * f1_macro`.
-        - with `probabilities`: `nll` (mean negative log-likelihood of the true class, natural logarithm,
-          probabilities clipped at 2.2e-16) and `ece` (see `expected_calibration_error`).
+        - with `probabilities`, and of these alone: `nll` (mean negative log-likelihood of the true class, natural
+          logarithm, probabilities clipped at 2.2e-16), `ece` (see `expected_calibration_error`), `brier` (see
+          `brier_score`) and `top2_accuracy` (see `top2_accuracy`).
 
     Raises:
-        ValueError: empty input, lengths that differ, ids that are not integers in `0..K-1`, repeated names,
-            and probabilities that are not finite, not in `[0, 1]` or do not sum to 1.
+        ValueError: empty input, lengths that differ, ids that are not integers in `0..K-1`, more than 1,000 classes
+            without names for them, repeated names, and probabilities that are not finite, not in `[0, 1]` or do not
+            sum to 1.
     """
     predicted, true, names, prob = check_inputs(predictions, references, label_names, probabilities)
     metrics = _sklearn_metrics()
@@ -66,7 +71,7 @@ def score_predictions(
     )
     present = support > 0
     averaged = present | (matrix.sum(axis=0) > 0)
-    averaged[list(answer_only)] = False
+    averaged[check_answer_only(answer_only, len(names))] = False
     averaged |= present  # a class with true samples always counts
     accuracy = float(metrics.accuracy_score(true, predicted))
     f1_macro = float(f1[averaged].mean())
@@ -91,6 +96,8 @@ def score_predictions(
     if prob is not None:
         result["nll"] = negative_log_likelihood(prob, true)
         result["ece"] = expected_calibration_error(prob, true)
+        result["brier"] = brier_score(prob, true)
+        result["top2_accuracy"] = top2_accuracy(prob, true)
     return result
 
 
@@ -139,8 +146,45 @@ def expected_calibration_error(probabilities: np.ndarray, references: np.ndarray
     return float(np.abs(gap).sum() / len(confidence))
 
 
-def bootstrap_ci95(confusion_matrix: np.ndarray, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """95 % percentile bootstrap intervals of the accuracy and of the mean class accuracy.
+def brier_score(probabilities: np.ndarray, references: np.ndarray) -> float:
+    """Multi-class Brier score: mean over the samples of `sum_k (p_k - onehot_k)^2` (Brier 1950).
+
+    Args:
+        probabilities: `(N, K)` floats, rows summing to 1.
+        references: `(N,)` integers in `0..K-1`.
+
+    Returns:
+        A float in `[0, 2]`; 0 is certain and right. Some libraries halve it for two classes; this is never halved.
+    """
+    error = np.array(probabilities, dtype=np.float64)  # a copy
+    error[np.arange(len(error)), references] -= 1.0
+    return float((error * error).sum(axis=1).mean())
+
+
+def top2_accuracy(probabilities: np.ndarray, references: np.ndarray) -> float:
+    """Share of samples whose true class is among the two most probable.
+
+    Of equal probabilities the lower id comes first, as in arg max.
+
+    Args:
+        probabilities: `(N, K)` floats.
+        references: `(N,)` integers in `0..K-1`.
+
+    Returns:
+        A float in `[0, 1]`; 1 for `K <= 2`.
+    """
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    references = np.asarray(references)
+    own = probabilities[np.arange(len(references)), references][:, None]
+    lower_id = np.arange(probabilities.shape[1]) < references[:, None]
+    ahead = (probabilities > own) | ((probabilities == own) & lower_id)
+    return float((ahead.sum(axis=1) < 2).mean())
+
+
+def bootstrap_ci95(
+    confusion_matrix: np.ndarray, resamples: int = 1000, seed: int = 0, answer_only: Sequence[int] = ()
+) -> dict[str, Any]:
+    """95 % percentile bootstrap intervals of the figures that a confusion matrix determines.
 
     Drawing `N` samples with replacement and counting them into a confusion matrix is one multinomial draw
     over the matrix's cells: the same distribution as resampling the samples, with memory that does not depend
@@ -148,147 +192,53 @@ def bootstrap_ci95(confusion_matrix: np.ndarray, resamples: int = 1000, seed: in
 
     Args:
         confusion_matrix: `(K, K)` non-negative integers, rows are the truth, sum > 0.
-        resamples: number of bootstrap draws.
+        resamples: number of bootstrap draws, 1 to 100,000.
         seed: seed of numpy's default generator.
+        answer_only: as for `score_predictions`.
 
     Returns:
-        `{"accuracy": [low, high], "mean_class_accuracy": [low, high], "method": ..., "resamples": ...,
-        "seed": ...}`. In a draw that misses a rare class, the mean runs over the classes drawn.
+        `{"accuracy": [low, high], "mean_class_accuracy": [low, high], "f1_macro": [low, high],
+        "challenge_score": [low, high], "method": ..., "resamples": ..., "seed": ...}`. In a draw that misses a
+        rare class, the means run over the classes drawn.
 
     Raises:
-        ValueError: a matrix that is not square or has no sample.
+        ValueError: a matrix that is not square, has no sample or holds something else than counts, and a number of
+            resamples or a seed that is none.
     """
-    counts = np.asarray(confusion_matrix, dtype=np.int64)
-    if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.sum() < 1:
+    counts = np.asarray(confusion_matrix)
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or not counts.sum() >= 1:
         raise ValueError(
             f"A confidence interval needs a square confusion matrix with samples in it, got shape {counts.shape}."
         )
-    total = int(counts.sum())
-    draws = np.random.default_rng(seed).multinomial(total, counts.reshape(-1) / total, size=resamples)
-    draws = draws.reshape(resamples, *counts.shape)
-    hits = np.diagonal(draws, axis1=1, axis2=2).astype(np.float64)  # (R, K)
-    support = draws.sum(axis=2)
-    recall = np.divide(hits, support, out=np.zeros_like(hits), where=support > 0)
-    accuracy = hits.sum(axis=1) / total
-    mean_class = recall.sum(axis=1) / (support > 0).sum(axis=1)
-    low_high = (2.5, 97.5)
+    if (counts < 0).any() or (counts != np.round(counts)).any():
+        raise ValueError("A confidence interval needs a confusion matrix of counts, got negative or broken numbers.")
+    check_bootstrap(resamples, seed)
+    if resamples == 0:
+        raise ValueError("A confidence interval needs at least one resample; use for example resamples=1000.")
+    counts = counts.astype(np.int64)
+    total, size = int(counts.sum()), len(counts)
+    answer_ids = check_answer_only(answer_only, size)
+    figures: dict[str, list[np.ndarray]] = {"accuracy": [], "mean_class_accuracy": [], "f1_macro": []}
+    for flat in bootstrap_counts(counts.reshape(-1), resamples, np.random.default_rng(seed)):
+        draws = flat.reshape(-1, size, size)
+        hits = np.diagonal(draws, axis1=1, axis2=2).astype(np.float64)  # (R, K)
+        support, answered = draws.sum(axis=2), draws.sum(axis=1)
+        present = support > 0
+        averaged = answered > 0
+        averaged[:, answer_ids] = False
+        averaged |= present
+        figures["accuracy"].append(hits.sum(axis=1) / total)
+        figures["mean_class_accuracy"].append(ratio(hits, support).sum(axis=1) / present.sum(axis=1))
+        f1 = ratio(2 * hits, support + answered) * averaged  # 0 all the same where nothing was hit
+        figures["f1_macro"].append(f1.sum(axis=1) / averaged.sum(axis=1))
+    values = {key: np.concatenate(pieces) for key, pieces in figures.items()}
+    values["challenge_score"] = challenge_score(values["accuracy"], values["f1_macro"])
     return {
-        "accuracy": [float(v) for v in np.percentile(accuracy, low_high)],
-        "mean_class_accuracy": [float(v) for v in np.percentile(mean_class, low_high)],
+        **{key: percentile_interval(draws) for key, draws in values.items()},
         "method": "percentile bootstrap",
-        "resamples": resamples,
-        "seed": seed,
+        "resamples": int(resamples),
+        "seed": int(seed),
     }
-
-
-def check_inputs(
-    predictions: Any, references: Any, label_names: Sequence[str] | None = None, probabilities: Any = None
-) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray | None]:
-    """Validate the inputs of `score_predictions` and return them as arrays.
-
-    Returns:
-        `predictions (N,)` int64, `references (N,)` int64, the `K` class names, `probabilities (N, K)` float64
-        or `None`.
-
-    Raises:
-        ValueError: see `score_predictions`.
-    """
-    predicted = _as_ids(predictions, "predictions")
-    true = _as_ids(references, "references")
-    if len(predicted) != len(true):
-        row = min(len(predicted), len(true))
-        raise ValueError(
-            f"There are {len(predicted)} predictions for {len(true)} references (row {row} is the first "
-            "without a partner); pass one prediction for each reference."
-        )
-    if len(true) == 0:
-        raise ValueError("There is nothing to score: predictions and references are empty; pass at least one sample.")
-    prob = None if probabilities is None else _as_probabilities(probabilities, len(true))
-    if label_names is not None:
-        names = [str(name) for name in label_names]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise ValueError(f"label_names holds {repeated[0]!r} more than once; give each class its own name.")
-    else:
-        count = prob.shape[1] if prob is not None else int(max(predicted.max(), true.max(), 0)) + 1
-        names = [str(k) for k in range(count)]
-    if prob is not None and prob.shape[1] != len(names):
-        raise ValueError(
-            f"probabilities has {prob.shape[1]} columns for {len(names)} label_names; pass one column for each class."
-        )
-    _check_range(predicted, len(names), "predictions")
-    _check_range(true, len(names), "references")
-    return predicted, true, names, prob
-
-
-def _as_ids(values: Any, what: str) -> np.ndarray:
-    array = np.asarray(values)
-    if array.ndim != 1:
-        raise ValueError(
-            f"{what} must be a flat list of class ids, got an array of shape {array.shape}; take the arg max "
-            f"of each row "
-            "first if these are probabilities."
-        )
-    if array.size == 0:
-        return array.astype(np.int64)
-    if array.dtype.kind not in "iu":
-        try:
-            numbers = array.astype(np.float64)
-        except (TypeError, ValueError):
-            numbers = np.full(array.shape, np.nan)
-        bad = ~np.isfinite(numbers) | (numbers != np.round(numbers))
-        if array.dtype.kind in "US":  # "3" would parse, but text is no class id
-            bad[:] = True
-        if bad.any():
-            row = int(bad.argmax())
-            raise ValueError(
-                f"{what}[{row}] is {array[row]!r}, which is not a class id; pass whole numbers from 0 to K-1."
-            )
-        array = numbers
-    return array.astype(np.int64)
-
-
-def _check_range(ids: np.ndarray, count: int, what: str) -> None:
-    bad = (ids < 0) | (ids >= count)
-    if bad.any():
-        row = int(bad.argmax())
-        raise ValueError(
-            f"{what}[{row}] is {int(ids[row])}, outside 0..{count - 1}; drop unlabelled rows, or pass "
-            f"label_names for all "
-            "the classes."
-        )
-
-
-def _as_probabilities(values: Any, samples: int) -> np.ndarray:
-    try:
-        prob = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(
-            "probabilities is not a table of numbers with rows of one length; pass an (N, K) array of floats."
-        ) from None
-    if prob.ndim != 2 or prob.shape[1] == 0:
-        raise ValueError(f"probabilities has shape {prob.shape}; pass an (N, K) array with one row for each sample.")
-    if len(prob) != samples:
-        raise ValueError(
-            f"probabilities has {len(prob)} rows for {samples} references (row {min(len(prob), samples)} is "
-            f"the first without "
-            "a partner); pass one row for each sample."
-        )
-    finite = np.isfinite(prob).all(axis=1)
-    if not finite.all():
-        row = int((~finite).argmax())
-        raise ValueError(f"probabilities[{row}] holds NaN or infinity; pass the softmax of finite logits.")
-    inside = ((prob >= -ROW_SUM_TOLERANCE) & (prob <= 1 + ROW_SUM_TOLERANCE)).all(axis=1)
-    total = prob.sum(axis=1)
-    bad = ~inside | (np.abs(total - 1) > ROW_SUM_TOLERANCE)
-    if bad.any():
-        row = int(bad.argmax())
-        raise ValueError(
-            f"probabilities[{row}] sums to {total[row]:.6g} with values from {prob[row].min():.6g} to "
-            f"{prob[row].max():.6g}; "
-            "pass a softmax over the classes, not logits."
-        )
-    return prob
 
 
 def _sklearn_metrics() -> Any:
