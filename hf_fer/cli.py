@@ -1,4 +1,4 @@
-"""The `hf-fer` command: predict, evaluate, train, sweep, data.
+"""The `hf-fer` command: predict, evaluate, score, leaderboard, train, sweep, data.
 
 Everything that takes time to import is imported inside the function that needs it, so that `--help` and a
 mistyped option answer at once. Exit codes: 0 done, 1 a bug of ours, 2 something the user can put right
@@ -12,7 +12,6 @@ import contextlib
 import csv
 import json
 import os
-import re
 import sys
 import traceback
 import warnings
@@ -20,7 +19,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from . import __version__
+from . import __version__, score_commands
+from .cli_options import add_shared, positive, refuse_overwrite
 from .data import command as data_command
 from .errors import FerError
 
@@ -82,7 +82,7 @@ def _run(arguments: list[str], debug: bool) -> int:
         return data_command.run(options)
     if not debug:
         _quieten()
-    return _predict(options) if options.command == "predict" else _evaluate(options)
+    return _predict(options) if options.command == "predict" else score_commands.run(options)
 
 
 # --- predict ----------------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def _predict(options: argparse.Namespace) -> int:
     from .inference.images import iter_image_paths
 
     kind = _output_format(options)
-    _refuse_overwrite(options.output, options.force)
+    refuse_overwrite(options.output, options.force)
     found, failures = iter_image_paths(options.paths)
     with _open_output(options.output) as out:
         answers: Iterator[Prediction | FailedImage] = iter(())
@@ -217,91 +217,6 @@ def _open_output(path: str | None) -> Iterator[TextIO]:
         unfinished.unlink(missing_ok=True)
 
 
-def _refuse_overwrite(path: str | None, force: bool) -> None:
-    if path is None:
-        return
-    if Path(path).is_dir():
-        raise FerError(f"{path}: a folder; name the file to write")
-    if Path(path).exists() and not force:
-        raise FerError(f"{path}: exists already; choose another file, or overwrite it with --force")
-
-
-# --- evaluate ---------------------------------------------------------------------------------------------
-
-
-def _evaluate(options: argparse.Namespace) -> int:
-    output = Path(options.output or _default_record_path(options))
-    if output.suffix.lower() != ".json":
-        raise FerError(f"{output}: the record is a JSON file; give it a name that ends in .json")
-    matrix_png = output.with_name(f"{output.stem}_confusion.png")
-    curve_png = output.with_name(f"{output.stem}_resolution.png")
-    several = len(options.resolutions) > 1
-    for path in (output, matrix_png, *([curve_png] if several else [])):
-        _refuse_overwrite(str(path), options.force)
-
-    from .evaluation.protocols import evaluate_model
-    from .evaluation.records import write_record
-    from .inference.predict import load_classifier
-
-    model, processor = load_classifier(
-        options.model, options.device, revision=options.revision, trust_remote_code=options.trust_remote_code
-    )
-    record = evaluate_model(
-        model,
-        options.data,
-        root=options.root,
-        split=options.split,
-        resolutions=options.resolutions,
-        options=_dataset_options(options),
-        batch_size=options.batch_size,
-        revision=options.revision,
-        progress=True,
-        model_name=os.fspath(options.model),
-        processor=processor,
-    )
-    write_record(record, output, overwrite=options.force)
-    _print_record(record)
-    # The plots come last: the figures are kept even where matplotlib is missing.
-    written = [output, matrix_png]
-    from .evaluation.plots import plot_confusion_matrix, plot_resolution_curve
-
-    first = next(iter(record["resolutions"].values()))
-    title = f"{options.model} on {options.data} ({options.split})"
-    plot_confusion_matrix(first["confusion_matrix"], list(first["per_class"]), matrix_png, title)
-    if several:
-        plot_resolution_curve(record, curve_png)
-        written.append(curve_png)
-    print("written: " + ", ".join(map(str, written)))
-    return 0
-
-
-def _dataset_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Only what was asked for: each data set has options and defaults of its own."""
-    chosen = data_command.parse_options(options.option)
-    if options.label_rule is not None:
-        chosen["label_rule"] = options.label_rule
-    if options.classes is not None:
-        chosen["classes"] = options.classes
-    return chosen
-
-
-def _default_record_path(options: argparse.Namespace) -> Path:
-    # Of a folder the last part says most; of a Hub id the owner belongs to the name.
-    model = Path(options.model).resolve().name if Path(options.model).is_dir() else options.model
-    data = Path(options.data).resolve().name if Path(options.data).is_dir() else options.data
-    name = "-".join(re.sub(r"[^\w.]+", "-", part).strip("-.") for part in (model, data, options.split))
-    return Path("results") / f"{name}.json"
-
-
-def _print_record(record: dict[str, Any]) -> None:
-    columns = ("accuracy", "mean_class_accuracy", "f1_macro")
-    print(f"{record['model']} on {record['dataset']}, split {record['split']}, {record['n']} images")
-    print(f"{'resolution':<10}  " + "  ".join(f"{name:>19}" for name in columns))
-    for factor, metrics in record["resolutions"].items():
-        label = "full" if factor == "1" else f"1/{factor}"
-        print(f"{label:<10}  " + "  ".join(f"{metrics[name]:>19.4f}" for name in columns))
-
-
 # --- train and sweep --------------------------------------------------------------------------------------
 
 
@@ -375,33 +290,11 @@ def _parser() -> argparse.ArgumentParser:
     kind.add_argument("--json", action="store_true", help="a JSON array instead of a table")
     kind.add_argument("--csv", action="store_true", help="CSV instead of a table")
     predict.add_argument(
-        "--top", type=_positive, metavar="K", help="only the K most probable classes (table: 3, else all)"
+        "--top", type=positive, metavar="K", help="only the K most probable classes (table: 3, else all)"
     )
-    _add_shared(predict, batch_size=32)
+    add_shared(predict, batch_size=32)
 
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="score a model on a data set",
-        description="Score a model on a split of a data set, at one or several resolutions; writes a JSON"
-        " record and plots beside it (default: results/<model>-<data>-<split>.json).",
-    )
-    evaluate.add_argument("model", metavar="MODEL", help="checkpoint folder, Hub id, or `default`")
-    evaluate.add_argument("--data", required=True, metavar="NAME", help="data set: ours, a Hub id or a folder")
-    evaluate.add_argument("--root", metavar="DIR", help="the raw download of a data set of ours")
-    evaluate.add_argument("--split", default="test", metavar="S", help="default: test")
-    evaluate.add_argument(
-        "--resolutions",
-        type=_factors,
-        default=(1,),
-        metavar="1,2,4,8",
-        help="factors by which the images are scaled down first; default: 1",
-    )
-    evaluate.add_argument("--label-rule", metavar="RULE", help="how votes become labels, such as majority")
-    evaluate.add_argument("--classes", type=_positive, metavar="N", help="number of expressions, 7 or 8")
-    evaluate.add_argument(
-        "--option", action="append", default=[], metavar="NAME=VALUE", help="any other option of the data set"
-    )
-    _add_shared(evaluate, batch_size=64)
+    score_commands.add_parsers(commands)
 
     train = commands.add_parser(
         "train",
@@ -440,7 +333,7 @@ examples:
     )
     sweep.add_argument("config", metavar="CONFIG", help="the recipe, without a `seed`")
     sweep.add_argument("--method", metavar="M", help="default: the beginning of CONFIG's name")
-    sweep.add_argument("--seeds", type=_positive, default=3, metavar="N", help="how many: 0 to N-1; default: 3")
+    sweep.add_argument("--seeds", type=positive, default=3, metavar="N", help="how many: 0 to N-1; default: 3")
     sweep.add_argument(
         "--grid",
         action="append",
@@ -453,33 +346,6 @@ examples:
 
     data_command.add_parser(commands)
     return parser
-
-
-def _add_shared(parser: argparse.ArgumentParser, batch_size: int) -> None:
-    parser.add_argument(
-        "--batch-size", type=_positive, default=batch_size, metavar="N", help="images in one forward pass"
-    )
-    parser.add_argument("--device", metavar="D", help="torch device such as cpu or cuda:1; default: CUDA if any")
-    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a model on the Hub")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that the model brings along")
-    parser.add_argument("--output", metavar="FILE", help="write here")
-    parser.add_argument("--force", action="store_true", help="overwrite what is there")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _factors(text: str) -> tuple[float, ...]:
-    try:
-        factors = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        factors = ()
-    if not factors or not all(1 <= factor < float("inf") for factor in factors):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of factors of at least 1, such as 1,2,4,8")
-    return factors
 
 
 def _take_debug(arguments: list[str]) -> tuple[list[str], bool]:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from hf_fer.errors import FerError
-from hf_fer.evaluation.protocols import _as_rgb, _batches, _match_classes, _model_classes, _read_labels
+from hf_fer.evaluation.matching import match_classes, model_classes
+from hf_fer.evaluation.splits import read_labels
+from hf_fer.evaluation.systems import as_rgb, batches
 
 
 def collect_diagnostics(
@@ -60,7 +62,7 @@ def collect_diagnostics(
         raise FerError(f"The {type(model).__name__} has no module `classifier`, so its embeddings cannot be told.")
     if not len(data):
         raise FerError("There are no images to diagnose; check the split and its filters.")
-    labels, classes = _read_labels(data, dataset_name, split)
+    labels, classes = read_labels(data, dataset_name, split)
     meanings = dict(getattr(model, "diagnostics", {}))
     targets = _labels_of_the_model(model, labels, classes) if meanings else None
     if device is not None:
@@ -73,8 +75,8 @@ def collect_diagnostics(
     seen = 0
     try:
         with tqdm(total=len(data), unit="image", desc="diagnose", disable=not progress) as bar:
-            for batch in _batches(data["image"], batch_size):
-                faces = [_as_rgb(image, seen + i) for i, image in enumerate(batch)]
+            for batch in batches(data["image"], batch_size):
+                faces = [as_rgb(image, seen + i) for i, image in enumerate(batch)]
                 pixels = processor(images=faces, return_tensors="pt")["pixel_values"]
                 pixels = pixels.to(parameter.device, parameter.dtype)
                 with _classifier_inputs(model) as caught, torch.no_grad():
@@ -133,7 +135,7 @@ def summarize(collected: Mapping[str, Any]) -> dict[str, Any]:
 
 def _labels_of_the_model(model: torch.nn.Module, labels: np.ndarray, classes: list[str]) -> Tensor:
     """(N,) int64, the data set's labels as the model's class ids, matched by name."""
-    columns, _, _ = _match_classes(_model_classes(model), classes)
+    columns = match_classes(model_classes(model), classes).columns
     ids = np.full(len(classes), -1)
     for k, column in reversed([*enumerate(columns.tolist())]):
         if column < len(classes):

@@ -1,34 +1,38 @@
-"""The test protocols: run a classifier over a data set at one or several resolutions and record what came
-out.
+"""The test protocols: score a classifier on a split, under conditions that the record states.
 
-Nothing random happens at test time: the checkpoint's own image processor, no augmentation, evaluation mode.
+Each protocol takes what `open_system` takes: a checkpoint folder or Hub id of any transformers image classifier, a
+loaded one, an image-classification pipeline, or a file of predictions. Classes are matched by name, never by id.
 """
 
 from __future__ import annotations
 
 import datetime
-import inspect
-import itertools
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib import import_module, metadata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from hf_fer.data.images import to_rgb
-from hf_fer.data.resolution import degrade_image
 from hf_fer.errors import FerError
 from hf_fer.evaluation.fer_metrics.scores import bootstrap_ci95, score_predictions
+from hf_fer.evaluation.latency import describe_hardware, measure_latency
+from hf_fer.evaluation.matching import ClassMatch, match_classes
+from hf_fer.evaluation.predictions_file import image_ids, read_predictions, write_predictions
+from hf_fer.evaluation.splits import effective_options, load_split, read_labels
+from hf_fer.evaluation.systems import System, as_rgb, factor_key, open_system, probabilities_by_factor
+from hf_fer.evaluation.training_facts import read_training_facts
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-HEADLINE = ("accuracy", "mean_class_accuracy", "f1_macro", "challenge_score", "nll", "ece")
+RECORD_VERSION = 1
+LOW_RESOLUTION = (1, 2, 4, 8)  # Massoli et al. 2021, HSAC (WACV 2024)
+HEADLINE = ("accuracy", "mean_class_accuracy", "f1_macro", "challenge_score", "nll", "ece", "brier", "top2_accuracy")
 VERSIONED = {
     "torch": "torch",
     "transformers": "transformers",
@@ -38,57 +42,138 @@ VERSIONED = {
 }
 
 
-def predict_probabilities(
-    model: torch.nn.Module,
-    processor: Any,
-    images: Iterable[Image.Image],
-    *,
-    factor: float = 1.0,
-    reference_side: int | None = None,
-    batch_size: int = 64,
-    device: str | torch.device | None = None,
-    progress: bool = True,
-) -> np.ndarray:
-    """Class probabilities of a transformers image classifier for a list or a `datasets` column of PIL images.
+def standard(system: Any, dataset: Any, **options: Any) -> dict[str, Any]:
+    """The whole split, every image as it is.
 
     Args:
-        model: a module whose output has `logits (B, K)` and whose input is `pixel_values`; its train/eval
-            mode is restored afterwards.
-        processor: the stock image processor of the checkpoint.
-        images: PIL images of any mode and size; read once, in batches, so that a lazily decoded column stays
-            lazy.
-        factor: resolution factor >= 1, see `degrade_image`.
-        reference_side: see `degrade_image`.
-        batch_size: images in one forward pass.
-        device: where to run; the model is moved there. `None`: where the model is.
-        progress: show a progress bar on standard error.
+        system, dataset, options: see `evaluate_model`, of which this is the default.
+    """
+    if tuple(options.pop("resolutions", (1,))) != (1,) or options.pop("reference_side", None) is not None:
+        raise FerError(
+            "The protocol standard scores images as they are; use multi_resolution for other resolutions or a "
+            "reference_side."
+        )
+    return _evaluate(system, dataset, "standard", **options)
 
-    Returns:
-        `(N, K)` float64, softmax over the model's own class order; rows sum to 1.
+
+def multi_resolution(
+    system: Any, dataset: Any, *, resolutions: Sequence[float] | None = None, **options: Any
+) -> dict[str, Any]:
+    """The whole split at several resolutions: every image scaled down by each factor and back up, bicubic.
+
+    Args:
+        system, dataset, options: see `evaluate_model`. `reference_side=224` counts the factors from the network's
+            input, as HSAC (WACV 2024) does; by default they count from each image's own size.
+        resolutions: the factors; default: the papers' 1, 2, 4, 8, of a file of predictions its own.
+    """
+    return _evaluate(system, dataset, "multi_resolution", resolutions=resolutions, **options)
+
+
+def imbalance(system: Any, dataset: Any, *, imbalance_factor: float | None = None, **options: Any) -> dict[str, Any]:
+    """A classifier that was trained on a split thinned out to an imbalance factor (MEK, NeurIPS 2023).
+
+    The test split stays whole.
+
+    Args:
+        system, dataset, options: see `evaluate_model`.
+        imbalance_factor: largest over smallest class of the training split, above 1; default: what the run folder
+            beside the checkpoint reports.
 
     Raises:
-        FerError: no images, an element that is not a PIL image, a batch size or factor below 1, or logits
-            that are not finite.
+        FerError: nobody says the factor, or the run folder says another; and see `evaluate_model`.
     """
-    return _probabilities_by_factor(
-        model,
-        processor,
-        images,
-        factors=(factor,),
-        reference_side=reference_side,
-        batch_size=batch_size,
-        device=device,
-        progress=progress,
-    )[0]
+    return _evaluate(
+        system,
+        dataset,
+        "imbalance",
+        conditions=lambda facts, _: _stated("imbalance_factor", imbalance_factor, facts, above=1.0),
+        **options,
+    )
+
+
+def label_noise(system: Any, dataset: Any, *, label_noise: float | None = None, **options: Any) -> dict[str, Any]:
+    """A classifier a share of whose training labels was moved to another class (GReFEL, Tables 5 and 7).
+
+    The test labels stay clean.
+
+    Args:
+        system, dataset, options: see `evaluate_model`.
+        label_noise: the share, above 0 and below 1; default: what the run folder beside the checkpoint reports.
+
+    Raises:
+        FerError: nobody says the share, or the run folder says another; and see `evaluate_model`.
+    """
+    return _evaluate(
+        system,
+        dataset,
+        "label_noise",
+        conditions=lambda facts, _: _stated("label_noise", label_noise, facts, above=0.0, below=1.0),
+        **options,
+    )
+
+
+def cross_dataset(
+    system: Any,
+    dataset: Any,
+    *,
+    trained_on: str | Sequence[str] | None = None,
+    shared_classes_only: bool = True,
+    **options: Any,
+) -> dict[str, Any]:
+    """A classifier on a data set that it was not trained on (HSAC, WACV 2024).
+
+    Args:
+        system, dataset, options: see `evaluate_model`.
+        trained_on: the data sets it learnt from; default: what the run folder beside the checkpoint reports.
+        shared_classes_only: leave out the images of classes that the classifier lacks, and take away its answers of
+            classes that the data set lacks; the record states both. False: the former are errors, the latter too.
+
+    Raises:
+        FerError: nobody says what it was trained on, or it was this data set, or shared classes are wanted of a file
+            without probabilities in which other classes are answered; and see `evaluate_model`.
+    """
+    given = (trained_on,) if isinstance(trained_on, str) else tuple(trained_on or ())
+
+    def conditions(facts: Mapping[str, Any] | None, dataset_name: str) -> dict[str, Any]:
+        reported = (facts or {}).get("dataset")
+        if given and reported is not None and reported not in given:
+            raise FerError(f"trained_on={', '.join(given)}, but report.json beside the model says {reported}.")
+        names = given or ((reported,) if reported is not None else ())
+        if not names:
+            raise FerError(
+                "Nothing says what the model was trained on; name it with trained_on= (--trained-on), such as rafdb."
+            )
+        if dataset_name in names:
+            raise FerError(f"The model was trained on {dataset_name} itself; use the protocol standard for that.")
+        return {"trained_on": sorted(names), "stated_by": "caller" if reported is None else "report"}
+
+    return _evaluate(
+        system,
+        dataset,
+        "cross_dataset",
+        conditions=conditions,
+        leave_out_missing=shared_classes_only,
+        restrict_to_dataset_classes=shared_classes_only,
+        **options,
+    )
+
+
+PROTOCOLS = {
+    "standard": standard,
+    "multi_resolution": multi_resolution,
+    "imbalance": imbalance,
+    "label_noise": label_noise,
+    "cross_dataset": cross_dataset,
+}
 
 
 def evaluate_model(
-    model_or_path: str | os.PathLike[str] | torch.nn.Module,
+    system: str | os.PathLike[str] | torch.nn.Module | Any,
     dataset: str | Dataset | DatasetDict,
     *,
     root: str | os.PathLike[str] | None = None,
     split: str = "test",
-    resolutions: Sequence[float] = (1,),
+    resolutions: Sequence[float] | None = None,
     options: Mapping[str, Any] | None = None,
     batch_size: int = 64,
     device: str | torch.device | None = None,
@@ -99,26 +184,31 @@ def evaluate_model(
     processor: Any = None,
     reference_side: int | None = None,
     restrict_to_dataset_classes: bool = False,
+    label_map: Mapping[str, str | None] | None = None,
+    predictions: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    latency: bool = False,
 ) -> dict[str, Any]:
-    """Score a model on a split and return the JSON record of the result.
+    """Score a classifier on a split and return the JSON record of the result (docs/records.md).
 
     Classes are matched **by name** (`hf_fer.labels.map_labels`), never by id. The confusion matrix has the
-    data set's classes in the data set's order, then those that only the model has:
+    data set's classes in the data set's order, then those that only the classifier has:
 
-    - a class of the data set that the model lacks can never be answered: its samples all count as errors
+    - a class of the data set that the classifier lacks can never be answered: its samples all count as errors
       (recall 0);
-    - a class of the model that the data set lacks may still be answered, and each such answer is an error. It
+    - a class of the classifier that the data set lacks may still be answered, and each such answer is an error. It
       does not enter `f1_macro` as a class of its own. `restrict_to_dataset_classes=True` takes these answers
       away instead: their probability is dropped and the rest re-normalised, and the record says so.
 
     Args:
-        model_or_path: a folder, a Hub id, or a loaded image-classification model.
+        system: a checkpoint folder, a Hub id, a loaded image-classification model, a pipeline, or a file of predictions
+            (docs/evaluation.md).
         dataset: a name for `load_fer_dataset`, or a `Dataset`/`DatasetDict` with columns `image` and `label`
             (`ClassLabel`).
         root: raw download of a named data set.
         split: split to score.
         resolutions: factors >= 1; `(1,)` is the protocol `standard`, anything else `multi_resolution`. Every
-            image is decoded once.
+            image is decoded once. Default: 1, of a file of predictions its own factors.
         options: options of `load_fer_dataset`, such as `{"label_rule": "majority", "classes": 7}`; kept in
             the record.
         batch_size: images in one forward pass.
@@ -126,12 +216,17 @@ def evaluate_model(
             else the CPU.
         revision: Hub revision of the model; the record holds the commit it resolved to.
         progress: show a progress bar on standard error.
-        model_name: name for the record; default: the path or id.
+        model_name: name for the record; default: the path, the id or the file's name.
         dataset_name: name for the record where `dataset` is an object, as `load_fer_dataset` gave it for that name
             and these `options`.
         processor: image processor; default: the one saved with the model.
         reference_side: see `degrade_image`.
         restrict_to_dataset_classes: see above.
+        label_map: what labels of the classifier mean that are no expression names, such as `{"LABEL_0": "anger"}`;
+            None: no expression, answering it is an error.
+        predictions: a file to write the answers to, as `read_predictions` reads them; scoring it gives the same record.
+        overwrite: of that file.
+        latency: also time calls with one image each.
 
     Returns:
         The record. `resolutions` maps each factor (`"1"`, `"2"`, ...) to the dict of `score_predictions` plus
@@ -140,310 +235,284 @@ def evaluate_model(
 
     Raises:
         FerError: the model, processor, data set or split cannot be loaded, the columns are not as described,
-            a label is unset, no class name is shared, or one of the conditions of `predict_probabilities`.
+            a label is unset, no class name is shared, or one of the conditions of `predict_probabilities` or
+            `read_predictions`.
     """
-    started = time.perf_counter()
-    factors = _check_factors(resolutions)
-    options = dict(options or {})
-    model, processor, path = _load_model(model_or_path, processor, revision)
-    if device is None and path is not None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    described = _effective_options(dataset if isinstance(dataset, str) else dataset_name, options)
-    data, name = _load_split(dataset, dataset_name, root, split, options)
-    labels, dataset_classes = _read_labels(data, name, split)
-    columns, names, mapping = _match_classes(_model_classes(model), dataset_classes)
-
-    per_factor = _probabilities_by_factor(
-        model,
-        processor,
-        data["image"],
-        factors=factors,
-        reference_side=reference_side,
+    return _evaluate(
+        system,
+        dataset,
+        None,
+        root=root,
+        split=split,
+        resolutions=resolutions,
+        options=options,
         batch_size=batch_size,
         device=device,
+        revision=revision,
         progress=progress,
-        total=len(data),
+        model_name=model_name,
+        dataset_name=dataset_name,
+        processor=processor,
+        reference_side=reference_side,
+        restrict_to_dataset_classes=restrict_to_dataset_classes,
+        label_map=label_map,
+        predictions=predictions,
+        overwrite=overwrite,
+        latency=latency,
     )
-    extra = range(len(dataset_classes), len(names))
-    results: dict[str, dict[str, Any]] = {}
-    for factor, own in zip(factors, per_factor, strict=True):
-        probabilities = np.zeros((len(own), len(names)))
-        np.add.at(probabilities.T, columns, own.T)  # two labels of one meaning add up
-        if restrict_to_dataset_classes and len(extra):
-            probabilities[:, list(extra)] = 0.0
-            probabilities /= np.maximum(probabilities.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-        # Arg max in the data set's order: a tie falls the same way whatever the model's order of classes.
-        answers = probabilities.argmax(axis=1)
-        metrics = score_predictions(answers, labels, names, probabilities, answer_only=extra)
-        metrics["ci95"] = bootstrap_ci95(np.asarray(metrics["confusion_matrix"]))
-        results[_factor_key(factor)] = metrics
 
-    low = [results[_factor_key(factor)]["accuracy"] for factor in factors if factor > 1]
-    first = results[_factor_key(factors[0])]
-    config = getattr(model, "config", None)
+
+def _evaluate(
+    system: Any,
+    dataset: Any,
+    protocol: str | None,
+    *,
+    conditions: Callable[[Mapping[str, Any] | None, str], dict[str, Any]] | None = None,
+    leave_out_missing: bool = False,
+    root: str | os.PathLike[str] | None = None,
+    split: str = "test",
+    resolutions: Sequence[float] | None = None,
+    options: Mapping[str, Any] | None = None,
+    batch_size: int = 64,
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+    progress: bool = True,
+    model_name: str | None = None,
+    dataset_name: str | None = None,
+    processor: Any = None,
+    reference_side: int | None = None,
+    restrict_to_dataset_classes: bool = False,
+    label_map: Mapping[str, str | None] | None = None,
+    predictions: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    latency: bool = False,
+) -> dict[str, Any]:
+    """What all protocols do. `conditions` makes the record's from the run's facts and the data set's name."""
+    started = time.perf_counter()
+    factors = None if resolutions is None else _check_factors(resolutions)
+    options = dict(options or {})
+    scored = open_system(system, processor=processor, revision=revision, device=device, name=model_name)
+    if scored.network is None and (latency or predictions is not None or reference_side is not None):
+        raise FerError(
+            "A file of predictions has no latency, nothing to export and no reference_side; leave these out."
+        )
+    described = effective_options(dataset if isinstance(dataset, str) else dataset_name, options)
+    data, name, other_splits = load_split(dataset, dataset_name, root, split, options)
+    facts = read_training_facts(scored.folder)
+    stated = conditions(facts, name) if conditions else {}
+    labels, dataset_classes = read_labels(data, name, split)
+
+    if scored.network is None:
+        answered = _read_answers(scored, data, dataset_classes, name, split, other_splits, factors, label_map)
+    else:
+        match = match_classes(scored.classes, dataset_classes, label_map)
+        factors = factors or _check_factors(LOW_RESOLUTION if protocol == "multi_resolution" else (1,))
+        per_factor = probabilities_by_factor(
+            scored.answer,
+            data["image"],
+            factors=factors,
+            reference_side=reference_side,
+            batch_size=batch_size,
+            progress=progress,
+            total=len(data),
+            network=scored.network,
+        )
+        tables = {factor: match.table(own) for factor, own in zip(factors, per_factor, strict=True)}
+        # Arg max in the data set's order: a tie falls the same way whatever the model's order of classes.
+        answered = _Answered(match, {f: table.argmax(axis=1) for f, table in tables.items()}, tables, match.missing)
+        if predictions is not None:
+            own = np.sort(match.columns)  # a class that the model lacks has no column to be 0 in
+            write_predictions(
+                predictions,
+                image_ids(data, split),
+                [match.names[k] for k in own],
+                {factor: table[:, own] for factor, table in tables.items()},
+                overwrite=overwrite,
+            )
+
+    factors = list(answered.answers)
+    if protocol is None:
+        protocol = "standard" if factors == [1.0] and reference_side is None else "multi_resolution"
+    elif protocol == "standard" and factors != [1.0]:
+        raise FerError(
+            f"{scored.path} has the factors {', '.join(map(factor_key, factors))}; score it by the protocol "
+            "multi_resolution."
+        )
+    left_out = answered.missing if leave_out_missing else []
+    rows = ~np.isin(labels, left_out)
+    if not rows.any():
+        raise FerError(f"{name} ({split}) has no image of a class that the model has; nothing is left to score.")
+    results = {
+        factor_key(factor): answered.score(factor, labels, rows, restrict_to_dataset_classes) for factor in factors
+    }
+    low = [results[factor_key(factor)]["accuracy"] for factor in factors if factor > 1]
+    first = results[factor_key(factors[0])]
+    network = scored.network
     return {
-        "model": model_name or path or getattr(config, "_name_or_path", "") or type(model).__name__,
-        "revision": getattr(config, "_commit_hash", None) or revision,
+        "record_version": RECORD_VERSION,
+        "model": scored.name,
+        "revision": scored.revision,
+        "source": scored.source,
         "dataset": name,
         "dataset_fingerprint": getattr(data, "_fingerprint", None),
         "split": split,
-        "protocol": "standard" if factors == [1.0] and reference_side is None else "multi_resolution",
+        "protocol": protocol,
+        "conditions": stated,
         "label_rule": described.get("label_rule"),
         "options": described,
         "reference_side": reference_side,
-        "n": len(labels),
-        "metrics": {key: first[key] for key in HEADLINE},
+        "n": int(rows.sum()),
+        "metrics": {key: first.get(key) for key in HEADLINE},
         "resolutions": results,
         "average_low_resolution": sum(low) / len(low) if low else None,
-        "labels": {**mapping, "restricted_to_dataset_classes": restrict_to_dataset_classes},
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "batch_size": batch_size,
+        "labels": {
+            **answered.describe(scored.classes, dataset_classes),
+            "restricted_to_dataset_classes": restrict_to_dataset_classes,
+            "left_out": {dataset_classes[k]: count for k in left_out if (count := int((labels == k).sum()))},
+        },
+        "parameters": None if network is None else sum(parameter.numel() for parameter in network.parameters()),
+        "batch_size": None if network is None else batch_size,
         "seed": None,  # nothing is drawn at random but the bootstrap, which carries its own seed
+        "latency": _time_calls(scored, data) if latency else None,
+        "training": facts,
         "versions": _versions(),
-        "hardware": _hardware(model),
+        "hardware": None if network is None else describe_hardware(network),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - started, 3),
     }
 
 
-# Running the model
+@dataclass(frozen=True)
+class _Answered:
+    """A classifier's answers about a split, in the columns of `match`.
+
+    Attributes:
+        match: the columns.
+        answers: factor -> (N,) int64.
+        tables: factor -> (N, C) float64; None of a file without probabilities.
+        missing: the data set's classes that it cannot answer.
+    """
+
+    match: ClassMatch
+    answers: dict[float, np.ndarray]
+    tables: dict[float, np.ndarray] | None
+    missing: list[int]
+
+    def score(self, factor: float, labels: np.ndarray, rows: np.ndarray, restricted: bool) -> dict[str, Any]:
+        """Of the `rows` (N,) bool; `restricted`: answers of the data set's classes only."""
+        answers, labels, extra = self.answers[factor][rows], labels[rows], self.match.extra
+        table = None if self.tables is None else self.tables[factor][rows]
+        if restricted and (answers >= extra.start).any() and table is None:
+            raise FerError(
+                "The file of predictions answers classes that the data set lacks, and has no probabilities to fall "
+                "back on; count such answers as errors: restrict_to_dataset_classes or shared_classes_only False "
+                "(--all-classes)."
+            )
+        if restricted and len(extra) and table is not None:
+            table = table.copy()
+            table[:, list(extra)] = 0.0
+            mass = table.sum(axis=1, keepdims=True)
+            # Who gives nothing at all to the data set's classes prefers none of them.
+            table[mass[:, 0] == 0, : extra.start] = 1.0
+            table /= table.sum(axis=1, keepdims=True)
+            answers = table.argmax(axis=1)
+        figures = score_predictions(answers, labels, self.match.names, table, answer_only=extra)
+        figures["ci95"] = bootstrap_ci95(np.asarray(figures["confusion_matrix"]), answer_only=extra)
+        return figures
+
+    def describe(self, classes: list[str], dataset_classes: list[str]) -> dict[str, Any]:
+        """The statement for the record; `classes` as the classifier spells them."""
+        names, columns = self.match.names, self.match.columns.tolist()
+        return {
+            "model": classes,
+            "dataset": dataset_classes,
+            "matched_by": "name",
+            "model_to_dataset": {
+                label: (names[column] if column < len(dataset_classes) else None)
+                for label, column in zip(classes, columns, strict=True)
+            },
+            "missing_in_model": [dataset_classes[k] for k in self.missing],  # their samples are errors, or left out
+            "missing_in_dataset": names[len(dataset_classes) :],  # answering one is an error
+            "note": self.match.mapping.describe(),
+        }
 
 
-def _probabilities_by_factor(
-    model: torch.nn.Module,
-    processor: Any,
-    images: Iterable[Image.Image],
-    *,
-    factors: Sequence[float],
-    reference_side: int | None,
-    batch_size: int,
-    device: str | torch.device | None,
-    progress: bool,
-    total: int | None = None,
-) -> list[np.ndarray]:
-    """`(N, K)` float64 for each factor. Each image is decoded once, whatever the number of factors."""
-    from tqdm.auto import tqdm
-
-    if batch_size < 1:
-        raise FerError(f"batch_size={batch_size} leaves nothing to run; use 1 or more.")
-    if device is not None:
-        model.to(device)
-    parameter = next(model.parameters())
-    if total is None and hasattr(images, "__len__"):
-        total = len(images)
-    chunks: list[list[np.ndarray]] = [[] for _ in factors]
-    was_training = model.training
-    model.eval()
-    bar = tqdm(total=total, unit="image", desc="evaluate", disable=not progress)
-    seen = 0
-    try:
-        for batch in _batches(images, batch_size):
-            faces = [_as_rgb(image, seen + i) for i, image in enumerate(batch)]
-            for chunk, factor in zip(chunks, factors, strict=True):
-                views = [degrade_image(face, factor, reference_side=reference_side) for face in faces]
-                pixels = processor(images=views, return_tensors="pt")["pixel_values"]
-                # Around the forward pass alone: what is made in inference mode, a moved model's buffers say,
-                # could not be trained on afterwards.
-                with torch.inference_mode():
-                    logits = model(pixel_values=pixels.to(parameter.device, parameter.dtype)).logits.double()
-                chunk.append(logits.softmax(dim=-1).cpu().numpy())
-                finite = np.isfinite(chunk[-1]).all(axis=1)
-                if not finite.all():
-                    row = seen + int((~finite).argmax())
-                    raise FerError(
-                        f"The model's logits for image {row} (factor {_factor_key(factor)}) are not finite; "
-                        f"check its weights, or "
-                        "run it in float32."
-                    )
-            seen += len(faces)
-            bar.update(len(faces))
-    finally:
-        bar.close()
-        model.train(was_training)
-    if not seen:
-        raise FerError("There are no images to evaluate; check the split and its filters.")
-    return [np.concatenate(chunk) for chunk in chunks]
+def _read_answers(
+    scored: System,
+    data: Any,
+    dataset_classes: list[str],
+    name: str,
+    split: str,
+    other_splits: Mapping[str, Any],
+    factors: Sequence[float] | None,
+    label_map: Mapping[str, str | None] | None,
+) -> _Answered:
+    """What a file of predictions says; sets the classes it knows in `scored`."""
+    read = read_predictions(
+        scored.path,
+        image_ids(data, split),
+        where=f"{name} ({split})",
+        factors=factors,
+        other_splits=lambda: {key: image_ids(value, key) for key, value in other_splits.items()},
+        aliases=label_map,
+    )
+    # Of a file of answers alone, the classes are those that it answers; which others its author knows it cannot tell.
+    classes = list(read.classes) if read.probabilities else sorted({a for own in read.answers.values() for a in own})
+    scored.classes = classes
+    match = match_classes(classes, dataset_classes, label_map)
+    position = {label: k for k, label in enumerate(classes)}
+    answers = {
+        factor: match.columns[np.fromiter((position[a] for a in own), np.int64, len(own))]
+        for factor, own in read.answers.items()
+    }
+    tables = read.probabilities and {factor: match.table(own) for factor, own in read.probabilities.items()}
+    return _Answered(match, answers, tables, match.missing if tables else [])
 
 
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    iterator = iter(items)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
-
-
-def _as_rgb(image: Any, row: int) -> Image.Image:
-    if not isinstance(image, Image.Image):
+def _stated(
+    key: str, given: float | None, facts: Mapping[str, Any] | None, *, above: float, below: float = np.inf
+) -> dict[str, Any]:
+    """A condition of training as the caller and the run folder state it."""
+    flag = "--" + key.replace("_", "-")
+    if given is not None and not (np.isfinite(given) and above < given < below):
         raise FerError(
-            f"Image {row} is a {type(image).__name__}, not a PIL image; cast the column with "
-            f"`cast_column('image', Image())`."
+            f"{key}={given:g} is out of range; pass a number above {above:g}"
+            + (f" and below {below:g}." if np.isfinite(below) else ".")
         )
-    return to_rgb(image)
+    if facts is None:
+        if given is None:
+            raise FerError(f"Nothing says the {key.replace('_', ' ')} of the training; pass {key}= ({flag}).")
+        return {key: float(given), "stated_by": "caller"}
+    reported = facts[key]
+    if not reported:
+        raise FerError(
+            f"{facts['report']} beside the model tells of a training without {key.replace('_', ' ')}; use the protocol "
+            "standard."
+        )
+    if given is not None and float(given) != float(reported):
+        raise FerError(f"{key}={given:g}, but {facts['report']} beside the model says {reported:g}.")
+    return {key: float(reported), "stated_by": "report"}
 
 
 def _check_factors(resolutions: Sequence[float]) -> list[float]:
     factors = [float(factor) for factor in resolutions]
     if not factors:
         raise FerError("resolutions is empty; pass at least one factor, for example (1,) or (1, 2, 4, 8).")
-    if len(set(factors)) != len(factors):
+    if len({factor_key(factor) for factor in factors}) != len(factors):
         raise FerError(f"resolutions={list(resolutions)} repeats a factor; pass each one once.")
     for factor in factors:
         if not np.isfinite(factor) or factor < 1:
             raise FerError(
                 f"resolutions holds {factor:g}, which is not a factor of at least 1; use for example (1, 2, 4, 8)."
             )
+        if float(factor_key(factor)) != factor:
+            raise FerError(f"resolutions holds {factor!r}, which has more than six digits; round it.")
     return factors
 
 
-def _factor_key(factor: float) -> str:
-    return f"{factor:g}"
-
-
-# Loading
-
-
-def _load_model(
-    source: str | os.PathLike[str] | torch.nn.Module, processor: Any, revision: str | None
-) -> tuple[torch.nn.Module, Any, str | None]:
-    from transformers import AutoImageProcessor, AutoModelForImageClassification
-
-    if isinstance(source, torch.nn.Module):
-        model, path = source, None
-        where = getattr(getattr(model, "config", None), "_name_or_path", "")
-        if processor is None and not where:
-            raise FerError(
-                f"The {type(model).__name__} was not loaded from a checkpoint, so it has no image processor; "
-                f"pass processor=."
-            )
-    else:
-        path = where = os.fspath(source)
-        try:
-            # In float32 whatever the checkpoint is stored in: half precision is slow and inexact on a CPU.
-            model = AutoModelForImageClassification.from_pretrained(
-                path, revision=revision or "main", dtype=torch.float32
-            )
-        except (OSError, ValueError, KeyError) as error:
-            raise FerError(
-                f"No image-classification model could be loaded from {path!r} ({_one_line(error)}); pass a "
-                f"saved folder or a Hub id."
-            ) from error
-    if processor is None:
-        try:
-            processor = AutoImageProcessor.from_pretrained(where, revision=revision or "main")
-        except (OSError, ValueError, KeyError) as error:
-            raise FerError(
-                f"No image processor could be loaded from {where!r} ({_one_line(error)}); save one beside "
-                f"the model, or pass processor=."
-            ) from error
-    return model, processor, path
-
-
-def _load_split(
-    dataset: Any, dataset_name: str | None, root: Any, split: str, options: Mapping[str, Any]
-) -> tuple[Any, str]:
-    if isinstance(dataset, str | os.PathLike):
-        from hf_fer.data import load_fer_dataset
-
-        name = dataset_name or os.fspath(dataset)
-        dataset = load_fer_dataset(os.fspath(dataset), root=root, **options)
-    else:
-        info = getattr(dataset, "info", None)
-        name = dataset_name or getattr(info, "dataset_name", None) or "custom"
-    if isinstance(dataset, Mapping):  # DatasetDict
-        if split not in dataset:
-            raise FerError(f"{name} has no split {split!r}; it has {', '.join(dataset)}.")
-        dataset = dataset[split]
-    return dataset, name
-
-
-def _read_labels(data: Any, name: str, split: str) -> tuple[np.ndarray, list[str]]:
-    features = data.features
-    for column in ("image", "label"):
-        if column not in features:
-            raise FerError(
-                f"{name} ({split}) has no column {column!r}, it has {', '.join(features)}; rename the "
-                f"columns to image and label."
-            )
-    classes = getattr(features["label"], "names", None)
-    if not classes:
-        raise FerError(
-            f"The label column of {name} ({split}) has no class names; cast it with `cast_column('label', "
-            f"ClassLabel(names=[...]))`."
-        )
-    values = list(data["label"])
-    for row, value in enumerate(values):
-        if value is None or not 0 <= value < len(classes):
-            raise FerError(
-                f"Row {row} of {name} ({split}) has the label {value}, outside 0..{len(classes) - 1}; filter "
-                f"unlabelled rows out first."
-            )
-    return np.asarray(values, dtype=np.int64), list(classes)
-
-
-def _model_classes(model: torch.nn.Module) -> list[str]:
-    id2label = {int(k): str(v) for k, v in model.config.id2label.items()}
-    return [id2label[k] for k in sorted(id2label)]
-
-
-def _match_classes(
-    model_classes: list[str], dataset_classes: list[str]
-) -> tuple[np.ndarray, list[str], dict[str, Any]]:
-    """Column of each model class in the scored table, the table's class names, and the statement for the
-    record."""
-    from hf_fer.labels import map_labels
-
-    try:
-        mapping = map_labels(model_classes, dataset_classes)
-    except FerError as error:
-        raise FerError(f"The model's id2label and the data set's classes cannot be matched: {error}") from error
-    names = list(dataset_classes)
-    columns = np.empty(len(model_classes), dtype=np.int64)
-    only_model = []
-    for k, (label, target) in enumerate(zip(model_classes, mapping.index, strict=True)):
-        if target is None or target < 0:
-            columns[k] = len(names)
-            names.append(label)
-            only_model.append(label)
-        else:
-            columns[k] = target
-    lacking = [label for k, label in enumerate(dataset_classes) if k not in set(columns.tolist())]
-    if len(lacking) == len(dataset_classes):
-        raise FerError(
-            f"The model's classes ({', '.join(model_classes)}) share no name with the data set's "
-            f"({', '.join(dataset_classes)}); set id2label in the model's config.json."
-        )
-    return (
-        columns,
-        names,
-        {
-            "model": model_classes,
-            "dataset": dataset_classes,
-            "matched_by": "name",
-            "model_to_dataset": {
-                label: (dataset_classes[c] if c < len(dataset_classes) else None)
-                for label, c in zip(model_classes, columns.tolist(), strict=True)
-            },
-            "missing_in_model": lacking,  # their samples are errors
-            "missing_in_dataset": only_model,  # answering one is an error
-            "note": mapping.describe(),
-        },
-    )
-
-
-def _effective_options(dataset: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The given options over the loader's defaults: a record names the voting rule even where nobody did."""
-    from hf_fer.data import DATASETS
-
-    merged = dict(options)
-    if dataset in DATASETS:
-        module = import_module(f"hf_fer.data.{dataset}")
-        parameters = inspect.signature(getattr(module, f"load_{dataset}")).parameters.values()
-        defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "root"}
-        merged = {**defaults, **merged}
-    # Where the cache lies or which token opened the door says nothing about the result.
-    return {key: value for key, value in merged.items() if key not in ("cache_dir", "token")}
-
-
-# What the run was made with
+def _time_calls(scored: System, data: Any) -> dict[str, Any]:
+    images = [as_rgb(image, row) for row, image in enumerate(data.select(range(min(50, len(data))))["image"])]
+    return measure_latency(scored.answer, images, scored.network)
 
 
 def _versions() -> dict[str, str | None]:
@@ -454,19 +523,3 @@ def _versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             versions[key] = None
     return versions
-
-
-def _hardware(model: torch.nn.Module) -> dict[str, Any]:
-    parameter = next(model.parameters())
-    device = parameter.device
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "dtype": str(parameter.dtype).removeprefix("torch."),
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "platform": platform.platform(),
-    }
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -1,4 +1,4 @@
-"""Degradation, the evaluation loop on tiny stock transformers models, and result records."""
+"""Degradation, the evaluation loop on tiny stock transformers models."""
 
 from __future__ import annotations
 
@@ -8,29 +8,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_models import CLASSES, make_dataset, noise, reordered, tiny_resnet, tiny_vit
 
 from hf_fer.errors import FerError
-from hf_fer.evaluation import degrade_image, evaluate_model, predict_probabilities, read_record, write_record
+from hf_fer.evaluation import degrade_image, evaluate_model, predict_probabilities
 from hf_fer.evaluation.fer_metrics.scores import score_predictions
-
-CLASSES = ["neutral", "happiness", "surprise", "sadness"]
 
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
-
-
-def noise(size=(64, 64), seed=0, mode="RGB"):
-    rng = np.random.default_rng(seed)
-    shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
-    return Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
-
-
-def blots(size=(64, 64), seed=0, mode="RGB"):
-    """A few large random colour patches: pictures that even an untrained network tells apart."""
-    return noise((3, 3), seed, mode).resize(size, Image.Resampling.NEAREST)
 
 
 # degrade_image
@@ -96,79 +84,11 @@ def test_wrong_factor(factor):
 # The models and data of the tests below
 
 
-def tiny_vit(classes, seed=0):
-    from transformers import ViTConfig, ViTForImageClassification
-
-    torch.manual_seed(seed)
-    config = ViTConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        image_size=16,
-        patch_size=8,
-        id2label=dict(enumerate(classes)),
-        label2id={name: i for i, name in enumerate(classes)},
-    )
-    return spread(ViTForImageClassification(config))
-
-
-def tiny_resnet(classes, seed=0):
-    from transformers import ResNetConfig, ResNetForImageClassification
-
-    torch.manual_seed(seed)
-    config = ResNetConfig(
-        embedding_size=8,
-        hidden_sizes=[8, 16],
-        depths=[1, 1],
-        layer_type="basic",
-        id2label=dict(enumerate(classes)),
-        label2id={name: i for i, name in enumerate(classes)},
-    )
-    return spread(ResNetForImageClassification(config))
-
-
-def head_of(model):
-    return model.classifier if isinstance(model.classifier, torch.nn.Linear) else model.classifier[-1]
-
-
-@torch.no_grad()
-def spread(model):
-    """Standardise the logits over some blots: an untrained network gives every image the same answer."""
-    pixels = torch.stack([torch.tensor(np.asarray(blots((16, 16), seed=i)) / 127.5 - 1.0) for i in range(64)])
-    logits = model.eval()(pixels.permute(0, 3, 1, 2).float()).logits
-    head, scale = head_of(model), 2.0 / logits.std(dim=0)
-    head.weight.mul_(scale[:, None])
-    head.bias.sub_(logits.mean(dim=0)).mul_(scale)
-    return model
-
-
-def reordered(model, build, names, order):
-    """The same network with its classes in another order, under the given names."""
-    other = build([names[k] for k in order])
-    state = model.state_dict()
-    head = {head_of(model).weight.data_ptr(), head_of(model).bias.data_ptr()}
-    state = {key: value[order] if value.data_ptr() in head else value for key, value in state.items()}
-    other.load_state_dict(state)
-    return other
-
-
 @pytest.fixture(scope="module")
 def processor():
     from transformers import ViTImageProcessor
 
     return ViTImageProcessor(size={"height": 16, "width": 16})
-
-
-def make_dataset(classes=CLASSES, n=30, seed=0):
-    from datasets import ClassLabel, Dataset, Features
-    from datasets import Image as ImageFeature
-
-    rng = np.random.default_rng(seed)
-    images = [blots((24, 24), seed=100 + i, mode="L" if i % 3 == 0 else "RGB") for i in range(n)]
-    labels = rng.integers(0, len(classes), n).tolist()
-    features = Features({"image": ImageFeature(), "label": ClassLabel(names=list(classes))})
-    return Dataset.from_dict({"image": images, "label": labels}, features=features)
 
 
 def run(model, data, processor, **options):
@@ -205,17 +125,10 @@ def test_each_image_is_decoded_once_for_all_factors(processor):
                 Column.reads += 1
                 yield noise((24, 24), seed=i)
 
-    from hf_fer.evaluation.protocols import _probabilities_by_factor
+    from hf_fer.evaluation.systems import probabilities_by_factor
 
-    out = _probabilities_by_factor(
-        tiny_vit(CLASSES),
-        processor,
-        Column(),
-        factors=(1, 2, 4),
-        reference_side=None,
-        batch_size=2,
-        device=None,
-        progress=False,
+    out = probabilities_by_factor(
+        lambda images: np.full((len(images), 4), 0.25), Column(), factors=(1, 2, 4), batch_size=2, progress=False
     )
     assert Column.reads == 5
     assert [len(p) for p in out] == [5, 5, 5]
@@ -371,59 +284,3 @@ def test_evaluation_errors_are_one_sentence(tmp_path, processor):
 
     with pytest.raises(FerError, match="no class names"):
         run(model, data.cast_column("label", Value("int64")), processor)
-
-
-# Records
-
-
-RECORD = {
-    "model": "m",
-    "revision": None,
-    "dataset": "d",
-    "split": "test",
-    "protocol": "standard",
-    "n": np.int64(3),
-    "metrics": {"accuracy": np.float32(0.5)},
-    "resolutions": {"1": {"accuracy": 0.5, "matrix": np.eye(2, dtype=int)}},
-    "seed": None,
-    "versions": {},
-    "date": "2025-01-01T00:00:00+00:00",
-}
-
-
-def test_record_round_trip_and_no_overwriting(tmp_path):
-    path = write_record(RECORD, tmp_path / "new" / "r.json")
-    record = read_record(path)
-    assert record["n"] == 3
-    assert record["resolutions"]["1"]["matrix"] == [[1, 0], [0, 1]]
-    before = path.read_bytes()
-    with pytest.raises(FerError, match="exists already"):
-        write_record({**RECORD, "n": 4}, path)
-    assert path.read_bytes() == before
-    write_record({**RECORD, "n": 4}, path, overwrite=True)
-    assert read_record(path)["n"] == 4
-    assert list(path.parent.iterdir()) == [path]  # no temporary file stays
-
-
-def test_a_real_record_round_trips(tmp_path, processor):
-    record = run(tiny_vit(CLASSES), make_dataset(), processor, resolutions=(1, 2))
-    assert read_record(write_record(record, tmp_path / "r.json")) == record
-
-
-def test_failed_writes_leave_nothing(tmp_path):
-    for bad in ({**RECORD, "n": float("nan")}, {**RECORD, "n": object()}):
-        with pytest.raises(FerError, match="cannot be written as JSON"):
-            write_record(bad, tmp_path / "r.json")
-    with pytest.raises(FerError, match="lacks versions, date"):
-        write_record({k: v for k, v in RECORD.items() if k not in ("versions", "date")}, tmp_path / "r.json")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_reading_what_is_no_record(tmp_path):
-    path = tmp_path / "r.json"
-    with pytest.raises(FerError, match="cannot be read"):
-        read_record(path)
-    for text, message in (("{", "not JSON"), ("[]", "JSON list"), ("{}", "lacks model, revision")):
-        path.write_text(text)
-        with pytest.raises(FerError, match=message):
-            read_record(path)
