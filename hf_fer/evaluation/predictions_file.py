@@ -10,6 +10,8 @@ nothing but the first one's description is kept, so that memory is bounded by th
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import os
 import re
@@ -25,14 +27,15 @@ from hf_fer.evaluation.fer_metrics.scores import ROW_SUM_TOLERANCE
 from hf_fer.evaluation.predictions_formats import (
     RowFault,
     TableToWrite,
+    check_suffix,
     cut,
     cut_name,
     empty_cell,
     file_name,
     open_table,
-    refuse_existing,
     write_table,
 )
+from hf_fer.evaluation.whole_files import refuse_existing, write_whole
 from hf_fer.labels import EXPRESSIONS, OTHER, canonical_expression, find_expression, map_labels
 
 if TYPE_CHECKING:
@@ -187,7 +190,7 @@ def write_predictions(
             cannot be written.
     """
     path = Path(path)
-    refuse_existing(path, overwrite)
+    refuse_predictions(path, overwrite)
     ids, classes = [*ids], [*classes]
     _check_names(ids, "ids")
     _check_names(classes, "classes")
@@ -198,6 +201,31 @@ def write_predictions(
     ]
     write_table(path, TableToWrite(ids, classes, factors, tables), overwrite)
     return path
+
+
+def write_template(path: str | os.PathLike[str], ids: Sequence[str], *, overwrite: bool = False) -> Path:
+    """Write a CSV file of predictions in which only the ids stand: `id,label`, to be filled in.
+
+    Raises:
+        FerError: a suffix other than `.csv`, the file exists and `overwrite` is false, or it cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".csv":
+        raise FerError(f"{file_name(path)}: a template is a CSV file; give it a name that ends in .csv.")
+    _check_names([*ids], "ids")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "label"])
+    writer.writerows([name, ""] for name in ids)
+    write_whole(path, lambda file: file.write(text.getvalue().encode()), overwrite)
+    return path
+
+
+def refuse_predictions(path: str | os.PathLike[str], overwrite: bool) -> None:
+    """Raises FerError for what `write_predictions` would refuse to write to, before there is anything to write."""
+    path = Path(path)
+    check_suffix(path)
+    refuse_existing(path, overwrite)
 
 
 @dataclass(frozen=True)

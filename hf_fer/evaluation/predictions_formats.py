@@ -8,9 +8,7 @@ from __future__ import annotations
 import csv
 import difflib
 import json
-import os
 import re
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hf_fer.errors import FerError
+from hf_fer.evaluation.whole_files import write_whole
 from hf_fer.labels import find_expression
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
@@ -385,17 +384,10 @@ class TableToWrite:
                 yield name, self.classes[best[i]], factor, table[i].tolist()
 
 
-def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Raises FerError for a path of another suffix, and for a file that is there and may not be overwritten."""
-    check_suffix(path)
-    if not overwrite and _is(path.exists):
-        raise FerError(_exists(path))
-
-
 def write_table(path: Path, content: TableToWrite, overwrite: bool) -> None:
     """Writes the file under a temporary name beside it, then renames it: it is there whole or not at all."""
     write = {".csv": _write_csv, ".parquet": _write_parquet, ".jsonl": _write_jsonl}[path.suffix.lower()]
-    _write_whole(path, overwrite, lambda file: write(content, file))
+    write_whole(path, lambda file: write(content, file), overwrite)
 
 
 def _write_csv(content: TableToWrite, file: BinaryIO) -> None:
@@ -446,43 +438,6 @@ def _write_parquet(content: TableToWrite, file: BinaryIO) -> None:
     for k, name in enumerate(content.classes):
         columns[f"p_{name}"] = pa.array(np.concatenate([table[:, k] for table in content.tables]), pa.float64())
     pq.write_table(pa.table(columns), file)
-
-
-def _write_whole(path: Path, overwrite: bool, write: Callable[[BinaryIO], None]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            if overwrite:
-                temporary.replace(path)
-            else:
-                _link_new(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise FerError(
-            f"{file_name(path)} cannot be written ({error.strerror or error}); choose another place, or make room."
-        ) from error
-
-
-def _link_new(temporary: Path, path: Path) -> None:
-    # A hard link fails where the name was taken in the meantime; a rename would silently replace that file.
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise FerError(_exists(path)) from None
-    except OSError:  # file systems without hard links
-        temporary.replace(path)
-
-
-def _exists(path: Path) -> str:
-    return (
-        f"{file_name(path)} exists already; choose another file name, or overwrite it on purpose with overwrite=True."
-    )
 
 
 def _plain(factor: float) -> float | int:

@@ -22,7 +22,7 @@ from hf_fer.errors import FerError
 from hf_fer.evaluation.fer_metrics.scores import bootstrap_ci95, score_predictions
 from hf_fer.evaluation.latency import describe_hardware, measure_latency
 from hf_fer.evaluation.matching import ClassMatch, match_classes
-from hf_fer.evaluation.predictions_file import image_ids, read_predictions, write_predictions
+from hf_fer.evaluation.predictions_file import image_ids, read_predictions, refuse_predictions, write_predictions
 from hf_fer.evaluation.splits import effective_options, load_split, read_labels
 from hf_fer.evaluation.systems import System, as_rgb, factor_key, open_system, probabilities_by_factor
 from hf_fer.evaluation.training_facts import read_training_facts
@@ -296,6 +296,12 @@ def _evaluate(
         raise FerError(
             "A file of predictions has no latency, nothing to export and no reference_side; leave these out."
         )
+    if not scored.name.isprintable():
+        raise FerError(
+            f"The name {scored.name[:80]!r} holds characters that cannot be printed; pass another model_name."
+        )
+    if predictions is not None:
+        refuse_predictions(predictions, overwrite)
     described = effective_options(dataset if isinstance(dataset, str) else dataset_name, options)
     data, name, other_splits = load_split(dataset, dataset_name, root, split, options)
     facts = read_training_facts(scored.folder)
@@ -484,7 +490,7 @@ def _stated(
             raise FerError(f"Nothing says the {key.replace('_', ' ')} of the training; pass {key}= ({flag}).")
         return {key: float(given), "stated_by": "caller"}
     reported = facts[key]
-    if not reported:
+    if not reported or not above < reported < below:
         raise FerError(
             f"{facts['report']} beside the model tells of a training without {key.replace('_', ' ')}; use the protocol "
             "standard."

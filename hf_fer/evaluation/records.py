@@ -11,7 +11,6 @@ import datetime
 import json
 import math
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 
 from hf_fer.errors import FerError
 from hf_fer.evaluation.fer_metrics.scores import challenge_score
+from hf_fer.evaluation.whole_files import shown, write_whole
 
 MAX_BYTES = 8 << 20
 TOLERANCE = 1e-9  # of figures computed anew: far above float64 rounding, far below what anybody would report
@@ -46,29 +46,10 @@ def write_record(record: Mapping[str, Any], path: str | os.PathLike[str], *, ove
             `check_record`.
     """
     path = Path(path)
-    where = _printable(path)
+    where = shown(path)
     text = _to_json(record, where)
     _check(_from_json(text, where), where)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        if path.exists() and not overwrite:
-            raise _exists(where)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            if overwrite:
-                temporary.replace(path)
-            else:
-                _link_new(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise FerError(
-            f"The record {where} cannot be written ({error.strerror}); choose a file in a folder that takes new ones."
-        ) from error
+    write_whole(path, lambda file: file.write(text.encode()), overwrite)
     return path
 
 
@@ -81,7 +62,7 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
             `check_record`.
     """
     path = Path(path)
-    where = _printable(path)
+    where = shown(path)
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -117,7 +98,7 @@ def check_record(record: Mapping[str, Any], where: str) -> None:
         FerError: it is not JSON or larger than 8 MiB, a field is missing or is not as `record.schema.json` says, or
             two fields contradict each other. The sentence names the first such field.
     """
-    where = _printable(where)
+    where = shown(where)
     _check(_from_json(_to_json(record, where), where), where)
 
 
@@ -507,24 +488,3 @@ def _short(value: Any) -> str:
 
 def _one_line(text: object) -> str:
     return " ".join("".join(char if char.isprintable() else " " for char in str(text)).split())[:200]
-
-
-def _printable(where: str | os.PathLike[str]) -> str:
-    text = os.fspath(where)
-    return text if text.isprintable() and len(text) <= 300 else repr(text[:300])
-
-
-def _exists(where: str) -> FerError:
-    return FerError(
-        f"{where} exists already; choose another file name, or overwrite it on purpose with overwrite=True."
-    )
-
-
-def _link_new(temporary: Path, path: Path) -> None:
-    # A hard link fails where the name was taken in the meantime; a rename would silently replace that file.
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise _exists(_printable(path)) from None
-    except OSError:  # file systems without hard links
-        temporary.replace(path)
