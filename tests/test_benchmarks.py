@@ -134,3 +134,13 @@ def test_training_writes_json(tmp_path: Path) -> None:
         assert row["method"] in done.stdout
     assert report["loop"]["our_images_per_second"] > 0
     assert [(row["processes"], row["batch"]) for row in report["processes"]] == [(2, 32), (2, 16)]
+
+
+def test_evaluation_writes_json(tmp_path: Path) -> None:
+    output = tmp_path / "evaluation.json"
+    done = run("evaluation", "--images", "6", "--repeats", "1", "--output", str(output))
+    assert done.returncode == 0, done.stderr
+    standard, multi = json.loads(output.read_text())["results"]
+    assert (standard["protocol"], standard["factors"], standard["ratio"]) == ("standard", ["1"], 1)
+    assert (multi["protocol"], multi["factors"]) == ("multi_resolution", ["1", "2", "4", "8"])
+    assert multi["ratio"] > 0 and f"{multi['ratio']:.2f}" in done.stdout

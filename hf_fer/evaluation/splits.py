@@ -81,5 +81,6 @@ def effective_options(dataset: str | os.PathLike[str] | None, options: Mapping[s
         parameters = inspect.signature(getattr(module, f"load_{dataset}")).parameters.values()
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "root"}
         merged = {**defaults, **merged}
-    # Where the cache lies or which token opened the door says nothing about the result.
-    return {key: value for key, value in merged.items() if key not in ("cache_dir", "token")}
+    # Where the cache lies, which token opened the door, how it was read and checked say nothing about the result.
+    silent = ("cache_dir", "token", "check_counts", "streaming")
+    return {key: value for key, value in merged.items() if key not in silent}
