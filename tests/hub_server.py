@@ -1,195 +1,237 @@
 """A Hub on this machine that the real `huggingface_hub` client talks to over HTTP: repositories, uploads, downloads.
 
     with HubServer() as hub:
+        hub.fail("POST", "/commit/", status=500, times=2)
         subprocess.run([...], env={**os.environ, **hub.environment(tmp_path)})
     assert hub.repos["dataset", "me/faces"].files["README.md"]
 
-The client reads its settings when it is imported, so what is tested runs in a process of its own.
+The client reads its settings when it is imported, so what is tested runs in a process of its own, or in this one after
+`hub.connect(monkeypatch, tmp_path)`.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
-import json
+import gzip
 import re
+import socket
 import threading
-from dataclasses import dataclass, field
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
-_PREFIXES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
-_API = re.compile(r"/api/(model|dataset|space)s/([^/]+/[^/]+)(?:/(preupload|commit|tree|revision)/([^/]+))?(?:/.*)?")
-_FILE = re.compile(r"/(datasets/|spaces/|)([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
-_LFS = re.compile(r"/(?:datasets/|spaces/|)[^/]+/[^/]+\.git/info/lfs/objects/batch")
+from hub_api import Answer, Request, Upload
+from hub_repos import HubError, Repo
+
+if TYPE_CHECKING:
+    import pytest
+    from huggingface_hub import HfApi
+
+__all__ = ["HubServer", "Repo"]
 
 
 @dataclass
-class Repo:
-    """What was pushed: contents by path, messages of the commits."""
+class Fault:
+    """What happens to the next `times` requests that match; `skip` of them pass before."""
 
-    private: bool = False
-    files: dict[str, bytes] = field(default_factory=dict)
-    commits: list[str] = field(default_factory=list)
+    method: str
+    path: str
+    times: int
+    skip: int
+    answer: Answer | None = None
+    cut: int | None = None
+    cut_answer: int | None = None
+    function: Callable[[], object] | None = None
 
-    @property
-    def sha(self) -> str:
-        return hashlib.sha1(repr((self.commits, sorted(self.files))).encode()).hexdigest()
+    def matches(self, method: str, path: str) -> bool:
+        return self.times > 0 and bool(re.fullmatch(self.method, method) and re.search(self.path, path))
 
 
 class HubServer:
-    """A loopback Hub. `repos` is by (type, id), `calls` lists "METHOD path"; the account is `me`."""
+    """A loopback Hub.
+
+    The account is `me`, which may write to repositories of its own and of `orgs`. A test reads and sets:
+    `repos` by (type, id); `tokens`, role ("read" or "write") by token; `first_files` of repositories that clients
+    create; `calls`, "METHOD path" of every request; `uploads`, what was stored; `objects` of LFS by SHA-256.
+    """
 
     def __init__(self) -> None:
         self.repos: dict[tuple[str, str], Repo] = {}
+        self.tokens: dict[str, str] = {"hf_nobody": "write"}
+        self.orgs: list[str] = []
+        self.first_files: dict[str, bytes] = {}
         self.calls: list[str] = []
-        self.objects: dict[str, bytes] = {}  # LFS, by SHA-256
-        handler = type("Handler", (_Handler,), {"hub": self})
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.uploads: list[Upload] = []
+        self.objects: dict[str, bytes] = {}
+        self.errors: list[str] = []  # of this server, not answers
+        self.lock = threading.RLock()
+        self._faults: list[Fault] = []
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def __enter__(self) -> HubServer:
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.server.shutdown()
         self.server.server_close()
+        assert kind or not self.errors, "\n".join(self.errors)
 
-    def environment(self, home: Path) -> dict[str, str]:
+    def environment(self, home: Path, token: str | None = "hf_nobody") -> dict[str, str]:
         """Variables for a process that takes this for the Hub; its caches go to `home`."""
-        settings = {"HF_ENDPOINT": self.url, "HF_TOKEN": "hf_nobody", "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
+        settings = {"HF_ENDPOINT": self.url, "HF_TOKEN": token or "", "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
+        settings |= {"HF_DATASETS_CACHE": str(home / "datasets"), "HF_DATASETS_OFFLINE": "0"}
+        settings |= {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         return settings | {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
+
+    def connect(self, monkeypatch: pytest.MonkeyPatch, home: Path, token: str | None = "hf_nobody") -> HfApi:
+        """Make `huggingface_hub` of this process take this for the Hub, and not sleep between tries.
+
+        What it bound at import (`huggingface_hub.upload_folder` and other functions that are methods of one HfApi, and
+        datasets and evaluate) still points elsewhere: use the HfApi that this returns, or one made afterwards.
+        """
+        from huggingface_hub import HfApi, constants
+        from huggingface_hub.utils import _http
+
+        monkeypatch.setattr(constants, "ENDPOINT", self.url)
+        template = self.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+        monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: None))
+        monkeypatch.setenv("HF_TOKEN", token or "")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        return HfApi(endpoint=self.url)
+
+    def commit(
+        self, kind: str, name: str, files: Mapping[str, bytes | None], branch: str = "main", message: str = "Plant"
+    ) -> str:
+        """Commit files, of whatever name, and delete those that are None; makes the repository, and says the SHA."""
+
+        def change(there: dict[str, bytes]) -> None:
+            for path, data in files.items():
+                if data is None:
+                    del there[path]
+                else:
+                    there[path] = data
+
+        with self.lock:
+            commit, _ = self.repos.setdefault((kind, name), Repo()).commit(branch, change, message)
+        return commit.sha
+
+    def fail(
+        self,
+        method: str = ".*",
+        path: str = "",
+        status: int = 500,
+        times: int = 1,
+        headers: Mapping[str, str] | None = None,
+        body: Any = None,
+        skip: int = 0,
+    ) -> Fault:
+        """The next `times` matching requests get this answer; `body` is bytes, or what goes out as JSON."""
+        body = {"error": f"fault {status}"} if body is None else body
+        headers = dict(headers or {})
+        answer = Answer(body, status, headers) if isinstance(body, bytes) else Answer.json(body, status, headers)
+        return self._add(Fault(method, path, times, skip, answer=answer))
+
+    def cut(self, method: str = "PUT", path: str = "", after: int = 0, times: int = 1, skip: int = 0) -> Fault:
+        """Close the connection when `after` bytes of the request's body were read; nothing of it counts."""
+        return self._add(Fault(method, path, times, skip, cut=after))
+
+    def cut_answer(self, method: str = "GET", path: str = "", after: int = 0, times: int = 1, skip: int = 0) -> Fault:
+        """Do what is asked for, and close the connection after `after` bytes of the answer's body."""
+        return self._add(Fault(method, path, times, skip, cut_answer=after))
+
+    def before(self, method: str, path: str, function: Callable[[], object], times: int = 1, skip: int = 0) -> Fault:
+        """Call `function` before a matching request is looked at."""
+        return self._add(Fault(method, path, times, skip, function=function))
+
+    def _add(self, fault: Fault) -> Fault:
+        self._faults.append(fault)
+        return fault
+
+    def _due(self, method: str, path: str) -> list[Fault]:
+        """Functions to call before this request, and of the other faults the first that is left."""
+        due: list[Fault] = []
+        for fault in self._faults:
+            taken = fault.function is None and any(other.function is None for other in due)
+            if taken or not fault.matches(method, path):
+                continue
+            if fault.skip:
+                fault.skip -= 1
+            else:
+                fault.times -= 1
+                due.append(fault)
+        return due
 
 
 class _Handler(BaseHTTPRequestHandler):
     hub: HubServer
     protocol_version = "HTTP/1.1"
 
-    def do_POST(self) -> None:
+    def handle_request(self) -> None:
+        with self.hub.lock:
+            self.hub.calls.append(f"{self.command} {self.path}")
+            due = self.hub._due(self.command, self.path)
+        fault = next((fault for fault in due if fault.function is None), Fault("", "", 0, 0))
+        if fault.cut is not None:
+            self.rfile.read(min(fault.cut, int(self.headers.get("Content-Length") or fault.cut)))
+            return self._drop()
+        # Read in any case, or the next request on this connection would begin with it.
         body = self._body()
-        if self.path == "/api/repos/create":
-            return self._create(json.loads(body))
-        if self.path == "/api/validate-yaml":
-            return self._json({"errors": [], "warnings": []})
-        if _LFS.fullmatch(self.path):
-            objects = [
-                {**o, "actions": {"upload": {"href": f"{self.hub.url}/lfs/{o['oid']}"}}}
-                for o in json.loads(body)["objects"]
-            ]
-            return self._json({"transfer": "basic", "objects": objects})
-        kind, repo, action = self._repo()
-        if action == "preupload" and repo:
-            files = [
-                {"path": f["path"], "uploadMode": "lfs" if _is_large(f["path"]) else "regular", "shouldIgnore": False}
-                for f in json.loads(body)["files"]
-            ]
-            return self._json({"files": files})
-        if action == "commit" and repo:
-            for line in map(json.loads, body.splitlines()):
-                self._apply(repo, line["key"], line["value"])
-            return self._json({"commitUrl": f"{self.hub.url}/{kind}/commit/{repo.sha}", "commitOid": repo.sha})
-        return self._missing()
+        for called in due:
+            if called.function:
+                called.function()
+        answer = fault.answer or self._answer(body)
+        self._send(answer, fault.cut_answer)
 
-    def do_PUT(self) -> None:
-        body = self._body()
-        oid = self.path.rpartition("/")[2]
-        if hashlib.sha256(body).hexdigest() != oid:
-            return self._json({"error": "wrong content"}, 400)
-        self.hub.objects[oid] = body
-        return self._json({})
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_request
 
-    def do_GET(self) -> None:
-        self._body()
-        path = urlsplit(self.path).path
-        if path == "/api/whoami-v2":
-            return self._json({"type": "user", "name": "me", "orgs": []})
-        if found := _FILE.fullmatch(path):
-            kind = next(k for k, prefix in _PREFIXES.items() if prefix == found[1])
-            return self._file(self.hub.repos.get((kind, found[2])), unquote(found[4]))
-        kind, repo, action = self._repo()
-        if repo is None:
-            return self._missing()
-        if action == "tree":
-            return self._json([_entry(name, data) for name, data in sorted(repo.files.items())])
-        siblings = [{"rfilename": name} for name in sorted(repo.files)]
-        facts = {"id": kind, "sha": repo.sha, "private": repo.private, "siblings": siblings, "tags": []}
-        return self._json({**facts, "modelId": kind, "downloads": 0, "likes": 0, "gated": False, "disabled": False})
-
-    do_HEAD = do_GET
-
-    def _create(self, wanted: dict[str, Any]) -> None:
-        kind = wanted.get("type") or "model"
-        name = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
-        there = (kind, name) in self.hub.repos
-        # "visibility" of newer clients was "private" in older ones.
-        private = wanted.get("visibility") == "private" or bool(wanted.get("private"))
-        self.hub.repos.setdefault((kind, name), Repo(private))
-        error = {"error": "You already created this repo"} if there else {}
-        self._json({"url": f"{self.hub.url}/{_PREFIXES[kind]}{name}", **error}, 409 if there else 200)
-
-    def _apply(self, repo: Repo, key: str, value: dict[str, Any]) -> None:
-        if key == "header":
-            repo.commits.append(value["summary"])
-        elif key == "file":
-            repo.files[value["path"]] = base64.b64decode(value["content"])
-        elif key == "lfsFile":
-            repo.files[value["path"]] = self.hub.objects[value["oid"]]
-        elif key == "deletedFile":
-            del repo.files[value["path"]]
-
-    def _file(self, repo: Repo | None, name: str) -> None:
-        if repo is None or name not in repo.files:
-            return self._missing("RepoNotFound" if repo is None else "EntryNotFound")
-        data = repo.files[name]
-        etag = f'"{hashlib.sha256(data).hexdigest()}"'
-        headers = {"X-Repo-Commit": repo.sha, "ETag": etag, "X-Linked-Etag": etag, "X-Linked-Size": str(len(data))}
-        return self._send(200, data, {"Content-Type": "application/octet-stream", **headers})
-
-    def _repo(self) -> tuple[str, Repo | None, str | None]:
-        found = _API.fullmatch(urlsplit(self.path).path)
-        return (found[2], self.hub.repos.get((found[1], found[2])), found[3]) if found else ("", None, None)
-
-    def _missing(self, code: str = "RepoNotFound") -> None:
-        self._json({"error": "not found"}, 404, {"X-Error-Code": code})
-
-    def _json(self, answer: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        self._send(status, json.dumps(answer).encode(), {"Content-Type": "application/json", **(headers or {})})
-
-    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            with contextlib.suppress(ConnectionError):
-                self.wfile.write(body)
+    def _answer(self, body: bytes) -> Answer:
+        try:
+            with self.hub.lock:
+                return Request(self.hub, self.command, self.path, dict(self.headers.items()), body).answer()
+        except HubError as error:
+            return Answer.json({"error": str(error)}, error.status, error.headers)
+        except Exception:
+            self.hub.errors.append(traceback.format_exc())
+            return Answer.json({"error": "bug in tests/hub_server.py"}, 501)  # no client tries again on 501
 
     def _body(self) -> bytes:
-        """The request's content; read in any case, or the next request on this connection would begin with it."""
-        self.hub.calls.append(f"{self.command} {self.path}")
-        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        parts = []
-        while size := int(self.rfile.readline().split(b";")[0], 16):
-            parts.append(self.rfile.read(size))
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            parts = []
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
             self.rfile.readline()
-        self.rfile.readline()
-        return b"".join(parts)
+            body = b"".join(parts)
+        else:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        return gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
+
+    def _send(self, answer: Answer, cut: int | None) -> None:
+        with contextlib.suppress(ConnectionError):
+            self.send_response(answer.status)
+            for name, value in {**answer.headers, "Content-Length": str(len(answer.body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(answer.body[:cut])
+        if cut is not None:
+            self._drop()
+
+    def _drop(self) -> None:
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def log_message(self, *_: object) -> None:
         pass
-
-
-def _is_large(path: str) -> bool:
-    return path.endswith((".parquet", ".safetensors", ".png", ".bin", ".onnx"))
-
-
-def _entry(name: str, data: bytes) -> dict[str, Any]:
-    entry: dict[str, Any] = {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-    if _is_large(name):
-        entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
-    return entry
