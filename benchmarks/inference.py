@@ -238,8 +238,10 @@ def describe_machine() -> dict[str, Any]:
     """What the figures were measured on."""
     import torch
 
+    from hf_fer.evaluation.latency import processor_name
+
     return {
-        "cpu": cpu_model(),
+        "cpu": processor_name(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "platform": platform.platform(),
@@ -255,18 +257,6 @@ def write_report(report: dict[str, Any], path: Path | None) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-
-
-def cpu_model() -> str:
-    """The processor's name, from `/proc/cpuinfo` where there is one."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def print_table(report: dict[str, Any]) -> None:

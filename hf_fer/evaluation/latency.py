@@ -62,13 +62,13 @@ def describe_hardware(network: torch.nn.Module) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "dtype": str(parameter.dtype).removeprefix("torch."),
-        "processor": _processor(),
+        "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
     }
 
 
-def _processor() -> str:
+def processor_name() -> str:
     """The model name of the processor where the system tells it: "x86_64" would make all machines alike."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:  # noqa: PTH123
