@@ -95,14 +95,17 @@ class Request:
             raise HubError(404, "Repository not found", "RepoNotFound")
         return repo
 
-    def writable(self, kind: str, name: str, create_pr: bool = False) -> Repo:
-        """The repository, if this token may write to it; anybody with a token that writes may open a pull request."""
+    def writable(self, kind: str, name: str, pull_request: bool = False) -> Repo:
+        """The repository, if this token may write to it; pull requests are open to others' tokens that write."""
         repo = self.repo(kind, name)
         if self.token is None:
             raise HubError(401, "Invalid username or password.", "RepoNotFound")
-        if self.hub.tokens[self.token] != "write" or not (create_pr or self.owns(name)):
+        if self.hub.tokens[self.token] != "write" or not (pull_request or self.owns(name)):
             raise HubError(403, "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request")
         return repo
+
+    def is_pull_request(self, revision: str) -> bool:
+        return "create_pr" in self.query or revision.startswith("refs/pr/")
 
     def whoami(self) -> Answer:
         if self.token is None:
@@ -220,7 +223,7 @@ class Request:
         return Answer.json({"errors": [], "warnings": warnings})
 
     def preupload(self, kind: str, name: str, revision: str) -> Answer:
-        there = self.writable(kind, name, "create_pr" in self.query).at(revision).files
+        there = self.writable(kind, name, self.is_pull_request(revision)).at(revision).files
         wanted = self.content()
         ignored = wanted.get("gitIgnore", there.get(".gitignore", b"").decode())
         files = []
@@ -234,7 +237,7 @@ class Request:
         return Answer.json({"files": files})
 
     def lfs_batch(self, prefix: str, name: str) -> Answer:
-        self.writable(_KINDS[prefix], name, create_pr=True)  # a batch does not say whether it is for a pull request
+        self.writable(_KINDS[prefix], name, pull_request=True)  # a batch does not say whether it is for a pull request
         verify = {"href": f"{self.hub.url}/{prefix}{name}.git/info/lfs/verify"}
         objects = []
         for wanted in self.content()["objects"]:
@@ -250,7 +253,7 @@ class Request:
         return Answer()
 
     def lfs_verify(self, prefix: str, name: str) -> Answer:
-        self.writable(_KINDS[prefix], name, create_pr=True)
+        self.writable(_KINDS[prefix], name, pull_request=True)
         wanted = self.content()
         if wanted["oid"] not in self.hub.objects or len(self.hub.objects[wanted["oid"]]) != wanted["size"]:
             raise HubError(404, f"Object {wanted['oid']} does not exist")
@@ -258,7 +261,7 @@ class Request:
 
     def commit(self, kind: str, name: str, revision: str) -> Answer:
         create_pr = "create_pr" in self.query
-        repo = self.writable(kind, name, create_pr)
+        repo = self.writable(kind, name, self.is_pull_request(revision))
         lines = [json.loads(line) for line in self.body.splitlines() if line.strip()]
         header = next(line["value"] for line in lines if line["key"] == "header")
         operations = [(line["key"], line["value"]) for line in lines if line["key"] != "header"]

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import re
 import socket
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
@@ -25,7 +27,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from hub_api import Answer, Request, Upload
-from hub_repos import HubError, Repo
+from hub_repos import HubError, Repo, is_large
 
 if TYPE_CHECKING:
     import pytest
@@ -70,7 +72,7 @@ class HubServer:
         self.errors: list[str] = []  # of this server, not answers
         self.lock = threading.RLock()
         self._faults: list[Fault] = []
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self.server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def __enter__(self) -> HubServer:
@@ -87,6 +89,7 @@ class HubServer:
         settings = {"HF_ENDPOINT": self.url, "HF_TOKEN": token or "", "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
         settings |= {"HF_DATASETS_CACHE": str(home / "datasets"), "HF_DATASETS_OFFLINE": "0"}
         settings |= {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        settings |= {"HF_UPDATE_DOWNLOAD_COUNTS": "0", "DISABLE_SAFETENSORS_CONVERSION": "1"}  # calls elsewhere
         return settings | {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
 
     def connect(self, monkeypatch: pytest.MonkeyPatch, home: Path, token: str | None = "hf_nobody") -> HfApi:
@@ -95,7 +98,7 @@ class HubServer:
         What it bound at import (`huggingface_hub.upload_folder` and other functions that are methods of one HfApi, and
         datasets and evaluate) still points elsewhere: use the HfApi that this returns, or one made afterwards.
         """
-        from huggingface_hub import HfApi, constants
+        from huggingface_hub import HfApi, constants, file_download
         from huggingface_hub.utils import _http
 
         monkeypatch.setattr(constants, "ENDPOINT", self.url)
@@ -105,7 +108,8 @@ class HubServer:
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
-        monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: None))
+        for module in (_http, file_download):
+            monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None), raising=False)
         monkeypatch.setenv("HF_TOKEN", token or "")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         return HfApi(endpoint=self.url)
@@ -123,6 +127,8 @@ class HubServer:
                     there[path] = data
 
         with self.lock:
+            large = [data for path, data in files.items() if data is not None and is_large(path, len(data))]
+            self.objects |= {hashlib.sha256(data).hexdigest(): data for data in large}
             commit, _ = self.repos.setdefault((kind, name), Repo()).commit(branch, change, message)
         return commit.sha
 
@@ -136,8 +142,9 @@ class HubServer:
         body: Any = None,
         skip: int = 0,
     ) -> Fault:
-        """The next `times` matching requests get this answer; `body` is bytes, or what goes out as JSON."""
+        """The next `times` matching requests get this answer; `body` is text, bytes, or what goes out as JSON."""
         body = {"error": f"fault {status}"} if body is None else body
+        body = body.encode() if isinstance(body, str) else body
         headers = dict(headers or {})
         answer = Answer(body, status, headers) if isinstance(body, bytes) else Answer.json(body, status, headers)
         return self._add(Fault(method, path, times, skip, answer=answer))
@@ -173,30 +180,37 @@ class HubServer:
         return due
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # clients may go away
+            self.RequestHandlerClass.hub.errors.append(traceback.format_exc())
+
+
 class _Handler(BaseHTTPRequestHandler):
     hub: HubServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or every answer waits 40 ms between its headers and its body
 
     def handle_request(self) -> None:
         with self.hub.lock:
             self.hub.calls.append(f"{self.command} {self.path}")
             due = self.hub._due(self.command, self.path)
         fault = next((fault for fault in due if fault.function is None), Fault("", "", 0, 0))
-        if fault.cut is not None:
-            self.rfile.read(min(fault.cut, int(self.headers.get("Content-Length") or fault.cut)))
-            return self._drop()
         # Read in any case, or the next request on this connection would begin with it.
-        body = self._body()
-        for called in due:
-            if called.function:
-                called.function()
-        answer = fault.answer or self._answer(body)
-        self._send(answer, fault.cut_answer)
+        body = self._body(fault.cut)
+        if fault.cut is not None:
+            return self._drop()
+        self._send(fault.answer or self._answer(body, due), fault.cut_answer)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_request
 
-    def _answer(self, body: bytes) -> Answer:
+    def _answer(self, body: bytes, due: list[Fault]) -> Answer:
         try:
+            for fault in due:
+                if fault.function:
+                    fault.function()
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
             with self.hub.lock:
                 return Request(self.hub, self.command, self.path, dict(self.headers.items()), body).answer()
         except HubError as error:
@@ -205,17 +219,25 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.errors.append(traceback.format_exc())
             return Answer.json({"error": "bug in tests/hub_server.py"}, 501)  # no client tries again on 501
 
-    def _body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
-            parts = []
-            while size := int(self.rfile.readline().split(b";")[0], 16):
-                parts.append(self.rfile.read(size))
-                self.rfile.readline()
-            self.rfile.readline()
-            body = b"".join(parts)
-        else:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        return gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
+    def _body(self, limit: int | None) -> bytes:
+        """The request's content, or its first `limit` bytes; ConnectionError if the client stops in the middle."""
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            length = int(self.headers.get("Content-Length") or 0)
+            return self._read(length if limit is None else min(length, limit))
+        body = b""
+        while size := int(self.rfile.readline().split(b";")[0] or b"0", 16):
+            if limit is not None and len(body) + size >= limit:
+                return body + self._read(limit - len(body))
+            body += self._read(size)
+            self._read(2)
+        self._read(2)
+        return body
+
+    def _read(self, size: int) -> bytes:
+        data = self.rfile.read(size)
+        if len(data) < size:
+            raise ConnectionError("the client went away")
+        return data
 
     def _send(self, answer: Answer, cut: int | None) -> None:
         with contextlib.suppress(ConnectionError):
