@@ -13,7 +13,6 @@ from typing import Any
 
 from .._auto import METHODS, config_class, model_class
 from ..errors import FerError
-from ..evaluation.markdown import code, escape, fenced
 from ..evaluation.whole_files import shown
 from .card import PLOTS, build_card
 from .code import code_hashes
@@ -90,7 +89,7 @@ def _build(
         for name, path in {**copied, **code_of}.items():
             copy(path, unfinished / name)
         (unfinished / _CONFIG).write_bytes(_config(source, config, method))
-        text = _card(unfinished, repo_id or out.resolve().name, method)
+        text = build_card(unfinished, repo_id or out.resolve().name)
         (unfinished / CARD).write_text(text, encoding="utf-8", newline="\n")
         names = [path.name for path in unfinished.iterdir()]
         (unfinished / MANIFEST).write_bytes(manifest({name: unfinished / name for name in names}))
@@ -99,7 +98,8 @@ def _build(
         unfinished.rename(out)
     except OSError as error:
         raise FerError(
-            f"No release can be written to {shown(out)} ({error.strerror or error}); make room, or choose another place."
+            f"No release can be written to {shown(out)} ({error.strerror or error}); make room, or choose another "
+            "place."
         ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -242,16 +242,17 @@ def _check_code(source: Path, code_of: Mapping[str, Path]) -> None:
     if different:
         listed = ", ".join(name if name.isprintable() else repr(name) for name in different[:5])
         raise FerError(
-            f"{shown(source)} holds code that is not of the model's in hf_fer {__version__} ({listed}); use the version "
-            "of hf_fer that made the folder, or remove these files to release the model with the installed code."
+            f"{shown(source)} holds code that is not of the model's in hf_fer {__version__} ({listed}); use the "
+            "version of hf_fer that made the folder, or remove these files to release the model with the installed "
+            "code."
         )
 
 
 def _check_processor(source: Path) -> None:
     if "auto_map" in _read_json(source, _PROCESSOR):
         raise FerError(
-            f"{shown(source / _PROCESSOR)} names code of its own (auto_map), and a release has the model's only; save a "
-            "stock image processor of transformers there."
+            f"{shown(source / _PROCESSOR)} names code of its own (auto_map), and a release has the model's only; save "
+            "a stock image processor of transformers there."
         )
 
 
@@ -267,38 +268,6 @@ def _config(source: Path, config: Mapping[str, Any], method: str) -> bytes:
     if config.get("auto_map") == named:
         return (source / _CONFIG).read_bytes()
     return (json.dumps({**config, "auto_map": named}, indent=2, sort_keys=True) + "\n").encode()
-
-
-def _card(folder: Path, title: str, method: str) -> str:
-    if _is_there(folder / "report.json"):
-        return build_card(folder, title)
-    return _card_without_report(folder, title, method)
-
-
-def _card_without_report(folder: Path, title: str, method: str) -> str:
-    """Of weights alone there is little to say, and that is said."""
-    from huggingface_hub import ModelCardData
-
-    data = ModelCardData(
-        license="apache-2.0",
-        library_name="transformers",
-        pipeline_tag="image-classification",
-        tags=["hf-fer", "facial-expression-recognition", method],
-    )
-    summary = (config_class(method).__doc__ or method).strip().splitlines()[0]
-    usage = f"""\
-import hf_fer  # registers the model; without hf-fer: pipeline(..., trust_remote_code=True)
-from transformers import pipeline
-
-classify = pipeline("image-classification", model={json.dumps(title, ensure_ascii=False)})
-print(classify("face.jpg"))  # one face, cropped"""
-    hashes = "\n".join(f"- {code(name)}: `{digest}`" for name, digest in code_hashes(folder).items())
-    return (
-        f"---\n{data.to_yaml()}\n---\n\n# {escape(title)}\n\nA model of {code(method)}: {escape(summary, 300)}\n\n"
-        f"## Use\n\n{fenced(usage, 'python')}\n\n## What is not known\n\nNo report of a training run lay beside these "
-        "weights: what they were trained on and how good they are is not known. Do not rely on them before you have "
-        f"measured them (`hf-fer evaluate`).\n\n## Code\n\nSHA-256 of the Python files in this repository:\n\n{hashes}\n"
-    )
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

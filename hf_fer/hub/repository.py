@@ -1,0 +1,193 @@
+"""A repository on the Hub that is read and committed to; whatever goes wrong there becomes one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..errors import FerError
+from .client import is_missing, retried, sentence, shareable, status_of, without_credentials
+from .release import CARD, MANIFEST, read_manifest, sha256
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+#: Types of repositories, as people call them.
+KINDS = {"model": "model", "dataset": "data set", "space": "Space"}
+
+_PREFIXES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
+_READ_LIMIT = 16 << 20  # bytes of a card or list of files
+_CHUNK = 1 << 20
+
+
+class Conflict(Exception):
+    """The branch no longer is what was read; the cause is the client's error."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A branch as it was read.
+
+    Args:
+        sha: of its last commit.
+        entries: `huggingface_hub.RepoFile` of each file, by path.
+        card: content of `README.md`, if there is one of a reasonable size.
+        listed: SHA-256 by path of what an earlier push listed in `release.json`.
+    """
+
+    sha: str | None = None
+    entries: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    card: bytes | None = None
+    listed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository, which need not exist, and the way to it. Every method raises FerError for what the Hub refuses.
+
+    Args:
+        api: the client.
+        name: `owner/name`, or a name of the token's owner.
+        repo_type: a key of `KINDS`.
+        revision: a branch; None is main.
+        sleep: waits so many seconds between tries.
+    """
+
+    api: HfApi
+    name: str
+    repo_type: str = "model"
+    revision: str | None = None
+    sleep: Callable[[float], object] = time.sleep
+
+    @property
+    def kind(self) -> str:
+        return KINDS[self.repo_type]
+
+    @property
+    def url(self) -> str:
+        return without_credentials(f"{self.api.endpoint}/{_PREFIXES[self.repo_type]}{self.name}")
+
+    @property
+    def _where(self) -> dict[str, Any]:
+        return {"repo_id": self.name, "repo_type": self.repo_type}
+
+    def refuse(self, error: BaseException) -> NoReturn:
+        """Raises the FerError that says what an error of the client means."""
+        raise sentence(error, self.api, self.name, self.kind, self.revision) from shareable(error, self.api)
+
+    def with_owner(self) -> Repository:
+        """The same with its owner's name, once the token is known to be valid and to write."""
+        who = self._call(self.api.whoami)
+        role = ((who.get("auth") or {}).get("accessToken") or {}).get("role")
+        if role == "read":
+            raise FerError(
+                f"This token only reads, so {self.name} cannot be pushed to; make one that writes at "
+                f"{without_credentials(self.api.endpoint)}/settings/tokens."
+            )
+        return self if "/" in self.name else dataclasses.replace(self, name=f"{who['name']}/{self.name}")
+
+    def info(self) -> Any:
+        """What the Hub says about it; None if there is no such repository (that this token can see)."""
+        try:
+            return retried(lambda: self.api.repo_info(**self._where), self.sleep)
+        except Exception as error:
+            if is_missing(error, "RepositoryNotFoundError"):
+                return None
+            self.refuse(error)
+
+    def create(self, private: bool, space_sdk: str | None) -> bool:
+        """Makes it; False if it was there already."""
+        try:
+            retried(lambda: self.api.create_repo(**self._where, private=private, space_sdk=space_sdk), self.sleep)
+        except Exception as error:
+            if status_of(error) == 409:  # made meanwhile, or by a request whose answer was lost
+                return False
+            self.refuse(error)
+        return True
+
+    def read(self, folder: Path) -> Head:
+        """The branch as it is now; what has to be downloaded for that goes to `folder`."""
+        from huggingface_hub.hf_api import RepoFile
+
+        sha = self._call(self.api.repo_info, **self._where, revision=self.revision).sha
+
+        def listing() -> dict[str, Any]:
+            tree = self.api.list_repo_tree(**self._where, revision=sha, recursive=True)
+            return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+
+        entries = self._call(listing)
+
+        def content(name: str) -> bytes | None:
+            if name not in entries or entries[name].size > _READ_LIMIT:
+                return None
+            path = self._call(self.api.hf_hub_download, **self._where, filename=name, revision=sha, cache_dir=folder)
+            return Path(path).read_bytes()
+
+        return Head(sha, entries, content(CARD), read_manifest(content(MANIFEST) or b""))
+
+    def commit(
+        self,
+        files: Mapping[str, Path],
+        deleted: Sequence[str],
+        head: Head,
+        message: str,
+        create_pr: bool = False,
+    ) -> str:
+        """Uploads files and deletes others, in one commit on `head`; returns its address, or the pull request's.
+
+        Large contents go first: until the commit, which changes all or nothing, nobody sees any of it.
+
+        Raises:
+            Conflict: the branch is no longer at `head`.
+        """
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        additions = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
+        options = {**self._where, "revision": self.revision, "create_pr": create_pr}
+        # The client itself tries these requests again.
+        self._call(self.api.preupload_lfs_files, again=False, **options, additions=additions, free_memory=False)
+        ignored = [addition.path_in_repo for addition in additions if getattr(addition, "_should_ignore", False)]
+        if ignored:
+            raise FerError(
+                f"The .gitignore of {self.name} keeps files of this push out ({', '.join(ignored[:5])}); change it "
+                "there first."
+            )
+        operations = [*additions, *(CommitOperationDelete(name, is_folder=False) for name in deleted)]
+        options |= {"operations": operations, "commit_message": message, "parent_commit": head.sha}
+        try:
+            # A commit on `head` that was made, and whose answer was lost, is a conflict the next time. A pull request
+            # would be opened twice.
+            done = retried(lambda: self.api.create_commit(**options), self.sleep, repeatable=not create_pr)
+        except Exception as error:
+            if status_of(error) in (409, 412):
+                raise Conflict from error
+            self.refuse(error)
+        return without_credentials(done.pr_url if create_pr and done.pr_url else done.commit_url)
+
+    def _call(self, function: Callable[..., Any], *, again: bool = True, **arguments: Any) -> Any:
+        """`function(**arguments)`, tried again where that helps."""
+        try:
+            return retried(lambda: function(**arguments), self.sleep) if again else function(**arguments)
+        except Exception as error:
+            self.refuse(error)
+
+
+def is_same(path: Path, entry: Any) -> bool:
+    """Whether a local file is the one that a `RepoFile` (or None) stands for.
+
+    By SHA-256 where LFS keeps it, else by the SHA-1 that git gives to it.
+    """
+    if entry is None or entry.size != path.stat().st_size:
+        return False
+    if entry.lfs is not None:
+        return bool(entry.lfs.sha256 == sha256(path))
+    digest = hashlib.sha1(b"blob %d\0" % entry.size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return bool(entry.blob_id == digest.hexdigest())
