@@ -87,6 +87,9 @@ class Recipe(Augmentation):
         tracker: an Accelerate tracker's name, such as tensorboard, trackio, wandb or mlflow, or "none".
         resume: go on from the newest checkpoint in output_dir.
         half_precision_export: save the final weights in float16 (they load as float32).
+        push: push the finished run to this repository of the Hub (`owner/name`), with the token of `hf auth login` or
+            HF_TOKEN; null pushes nothing. The written recipe.yaml has no such key: who repeats the run does not push.
+        push_private: into a private repository only; false makes a new one public.
     """
 
     output_dir: str = ""
@@ -154,6 +157,8 @@ class Recipe(Augmentation):
     tracker: str = "tensorboard"
     resume: bool = False
     half_precision_export: bool = False
+    push: str | None = None
+    push_private: bool = True
     model: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -219,6 +224,7 @@ class Recipe(Augmentation):
         different = len({f"{factor:g}" for factor in factors}) == len(factors) > 0
         valid = different and factors[0] == 1 and all(1 <= factor < math.inf for factor in factors)
         self._check("eval_resolutions", valid, "different factors of at least 1, the first of them 1")
+        self._check("push", self.push is None or _is_repo_name(self.push), "a repository's owner/name, or null")
         for name in ("cpu_threads", "eval_reference_side", "resize_size"):
             self._check(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1, or null")
 
@@ -233,14 +239,14 @@ class Recipe(Augmentation):
         return self.dataset if folder is None else f"./{folder.resolve().name}"
 
     def to_yaml(self) -> str:
-        """The recipe as flat YAML: what was done, not where (`output_dir`, `data_root`) nor in how many goes.
+        """The recipe as flat YAML: what was done, not where (`output_dir`, `data_root`, `push`) nor in how many goes.
 
         Of a prepared folder and of files with pretrained weights the name alone is left.
         """
         import yaml
 
         flat = dataclasses.asdict(self)
-        for place in ("output_dir", "data_root", "resume"):
+        for place in ("output_dir", "data_root", "resume", "push", "push_private"):
             del flat[place]
         private = ("cache_dir", "token")  # a run folder is there to be pushed
         flat["dataset_options"] = {k: v for k, v in flat["dataset_options"].items() if k not in private}
@@ -250,6 +256,17 @@ class Recipe(Augmentation):
             if flat.get(weights) and (path := existing_path(flat[weights])) is not None:
                 flat[weights] = path.resolve().name
         return yaml.safe_dump(flat, sort_keys=True, allow_unicode=True)
+
+
+def _is_repo_name(name: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def load_recipe(config_class: type, path: str | Path | None, flags: list[str]) -> Recipe:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -34,30 +35,35 @@ _DIAGNOSED = 5000  # test images that a method's own figures and the embeddings'
 _MEMORY = 4 * 2**30  # bytes of decoded images a split may take before it is decoded at every visit instead
 
 
-def run_recipe(model_class: type, recipe: Recipe) -> Path:
+def run_recipe(model_class: type, recipe: Recipe, finish: Callable[[Path], None] | None = None) -> Path:
     """Runs a recipe to its end and returns the run folder.
 
-    The folder then holds the selected model with its processor and card, `recipe.yaml`, `metrics.jsonl`,
-    `report.json`, the plots and the tracker's logs; the checkpoints to resume from are gone.
+    The folder then holds the selected model with its processor, `recipe.yaml`, `metrics.jsonl`, `report.json`, the
+    plots and the tracker's logs; the checkpoints to resume from are gone.
 
     Args:
         model_class: one of the package's `...ForImageClassification`.
         recipe: see `load_recipe`.
+        finish: called with the finished run folder, by the main process alone.
 
     Raises:
         FerError: anything wrong with recipe, data, weights or run folder, a full disk, a loss that is not finite.
         Stopped: on SIGTERM, once a checkpoint is written.
     """
     try:
-        return _run(model_class, recipe)
+        folder, is_main = _run(model_class, recipe)
     except (OSError, SafetensorError) as error:
         raise FerError(
             f"The run stops at a file that cannot be read or written ({first_line(error)}); make room or choose "
             f"another output_dir. What is in {recipe.output_dir} stays; from a checkpoint there, --resume goes on."
         ) from error
+    if is_main and finish is not None:
+        finish(folder)
+    return folder
 
 
-def _run(model_class: type, recipe: Recipe) -> Path:
+def _run(model_class: type, recipe: Recipe) -> tuple[Path, bool]:
+    """The run folder, and whether this is the main process."""
     folder = Path(recipe.output_dir)
     _check_folder(folder, recipe)
     accelerator = _start_accelerator(recipe, folder)
@@ -113,9 +119,10 @@ def _run(model_class: type, recipe: Recipe) -> Path:
         processor = build_processor(size, resize_size, mean, std)
         started_from = {name: report.source for name, report in weights.items()}
         _finish(model, processor, recipe, progress, history, splits, started_from, accelerator, folder)
+    is_main = accelerator.is_main_process
     accelerator.wait_for_everyone()
-    accelerator.end_training()  # closes the tracker and the process group, so nothing may come after it
-    return folder
+    accelerator.end_training()  # closes the tracker and the process group: no process waits for another one after it
+    return folder, is_main
 
 
 def _start_accelerator(recipe: Recipe, folder: Path) -> Any:
@@ -279,7 +286,6 @@ def _finish(
     from safetensors.torch import load_file
 
     from ..evaluation.protocols import evaluate_model
-    from ..hub.card import write_card
 
     def part(name: str, share: float) -> str:
         return f"{recipe.train_split} split ({share:g} of it, held out)" if share else f"{name} split"
@@ -320,7 +326,6 @@ def _finish(
     report |= _diagnose(model, processor, recipe, splits, accelerator, folder)
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     _plot(history, selected, folder)
-    write_card(folder)
     for done_with in (folder / _BEST, *folder.glob(".writing-*")):  # the latter: cut short by a kill
         done_with.unlink()
     shutil.rmtree(folder / "checkpoints")  # a finished run is not resumed, and what is pushed holds no pickles

@@ -22,6 +22,8 @@ _NOT_IN_A_GRID = {
     "seed": "say how many with --seeds N",
     "output_dir": "the sweep gives every run a folder of its own",
     "resume": "call the same sweep again, and it goes on",
+    "push": "the runs would push over each other",
+    "push_private": "a sweep does not push",
     "data_root": "a recipe.yaml does not tell where its data were; sweep over dataset or dataset_options",
 }
 
@@ -69,6 +71,11 @@ def plan(method: str, config: str, grids: Sequence[str], seeds: int, flags: Sequ
     for where, keys in ((f"in {config}", in_file), ("as a flag", in_flags)):
         if "seed" in keys:
             raise FerError(f"seed stands {where}, but a sweep sets it to 0, 1, …; leave it out, and use --seeds N.")
+    if plain.push is not None:
+        raise FerError(
+            f"The runs of a sweep would push over each other in {plain.push}; leave push out, and push the run that "
+            "you choose with `hf-fer push`."
+        )
     grid = _parse_grids(grids, kind)
     for key in grid:
         if key in in_flags:
