@@ -73,6 +73,9 @@ def add_parser(commands: Any) -> None:
     _add_out(prepare)
     prepare.add_argument("--push", metavar="REPO", help="upload it to this data set repository, such as owner/name")
     prepare.add_argument("--private", action="store_true", help="with --push: in a private repository")
+    card = prepare.add_mutually_exclusive_group()
+    card.add_argument("--keep-card", action="store_true", help="with --push: keep a card there that somebody edited")
+    card.add_argument("--overwrite-card", action="store_true", help="with --push: replace it")
 
     stats = actions.add_parser(
         "stats",
@@ -181,12 +184,17 @@ def _describe(name: str) -> int:
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    from .prepare import check_push, prepare, push_prepared
+    from .prepare import check_push, prepare
 
-    if options.private and options.push is None:
-        raise FerError("--private goes with --push REPO; leave it out, nothing is pushed.")
+    for flag in ("private", "keep_card", "overwrite_card"):
+        if getattr(options, flag) and options.push is None:
+            raise FerError(f"--{flag.replace('_', '-')} goes with --push REPO; leave it out, nothing is pushed.")
     if options.push is not None:
         check_push(options.name, options.push, options.private)
+        # Upwards, for this is a part of the command line. Now rather than after hours of writing:
+        from ..hub.push import check_access, push_prepared
+
+        check_access(options.push, repo_type="dataset", private=options.private)
     summary = prepare(
         options.name,
         options.out,
@@ -198,7 +206,12 @@ def _prepare(options: argparse.Namespace) -> int:
     )
     _print_written(options.out, summary)
     if options.push is not None:
-        print(f"pushed: {push_prepared(options.out, options.name, options.push, private=options.private)}")
+        cards = {"keep_card": options.keep_card, "overwrite_card": options.overwrite_card}
+        try:
+            url = push_prepared(options.out, options.name, options.push, private=options.private, **cards)
+        except FerError as error:
+            raise FerError(f"{error} {options.out} is written already: add --force to the command then.") from error
+        print(f"pushed: {url}")
     return 0
 
 

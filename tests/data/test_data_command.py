@@ -372,6 +372,7 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--max-shard-size 0" in sentence(capsys, "prepare", "synthetic", *out, "--max-shard-size", "0")
     assert "unrecognized" in sentence(capsys, "prepare", "synthetic", *out, "--no-such")
     assert "--private goes with" in sentence(capsys, "prepare", "synthetic", *out, "--private")
+    assert "--keep-card goes with" in sentence(capsys, "prepare", "synthetic", *out, "--keep-card")
     assert "owner/name" in sentence(capsys, "prepare", "synthetic", *out, "--push", "a/b/c")
     assert "needs root=" in sentence(capsys, "check", "ferplus")
     assert "no raw download" in sentence(capsys, "stats", "synthetic", "--raw", str(tmp_path))
@@ -431,21 +432,37 @@ def test_push(tmp_path: Path) -> None:
     assert repo.private and len(repo.commits) == 2
     assert len(hub.objects) > 6  # of the first time; none of those stayed
     local = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    assert len(local) == 4 and repo.files == local
+    assert len(local) == 4 and {**repo.files} == {**local, "release.json": repo.files["release.json"]}
     assert rows_of(load_fer_dataset(downloaded)) == rows_of(load_fer_dataset("ferplus", raw))
 
 
-def test_nothing_is_pushed_that_may_not_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_pushed_that_may_not_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     raw, out = ferplus_tree(tmp_path / "raw"), tmp_path / "out"
     command = ["prepare", "ferplus", "--raw", str(raw), "--out", str(out), "--push", "me/faces"]
     assert "add --private" in sentence(capsys, *command)
     assert "somebody else" in sentence(capsys, "prepare", str(raw), *command[4:])
     assert not out.exists()  # refused before anything was read
-    assert cli.main(["data", *command, "--private"]) == 2  # no network here
-    out_text, err = capsys.readouterr()
-    assert "written: " in out_text and "pushed: " not in out_text
-    assert "me/faces cannot be pushed to: " in err.splitlines()[-1] and "--force" in err.splitlines()[-1]
-    assert (out / "README.md").is_file()
+    monkeypatch.setenv("HF_TOKEN", "hf_nobody")
+    assert "HF_HUB_OFFLINE" in sentence(capsys, *command, "--private")  # no network here
+    assert not out.exists()  # neither then
+    with HubServer() as hub:
+        hub.connect(monkeypatch, tmp_path / "home")
+        hub.fail("POST", "/commit/", status=403)
+        assert cli.main(["data", *command, "--private"]) == 2
+        repo = hub.repos["dataset", "me/faces"]
+        assert repo.private and not repo.files
+        out_text, err = capsys.readouterr()
+        assert "written: " in out_text and "pushed: " not in out_text
+        last = err.splitlines()[-1]
+        assert "may not write to the data set me/faces" in last and last.endswith("add --force to the command then.")
+        assert (out / "README.md").is_file()
+        hub.commit("dataset", "me/faces", {"README.md": b"edited"})
+        again = ["data", *command, "--private", "--force"]
+        assert cli.main(again) == 2 and "--overwrite-card" in capsys.readouterr().err
+        assert cli.main([*again, "--overwrite-card"]) == 0
+        assert repo.files["README.md"] == (out / "README.md").read_bytes()
 
 
 def test_drawn_faces_may_be_public() -> None:
