@@ -1,4 +1,4 @@
-"""The `hf-fer` command: predict, evaluate, score, leaderboard, train, sweep, data.
+"""The `hf-fer` command: predict, evaluate, score, leaderboard, train, sweep, data, push, card.
 
 Everything that takes time to import is imported inside the function that needs it, so that `--help` and a
 mistyped option answer at once. Exit codes: 0 done, 1 a bug of ours, 2 something the user can put right
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from . import __version__, score_commands
+from . import __version__, hub_commands, score_commands
 from .cli_options import add_shared, positive, refuse_overwrite
 from .data import command as data_command
 from .errors import FerError
@@ -82,6 +82,8 @@ def _run(arguments: list[str], debug: bool) -> int:
         return data_command.run(options)
     if not debug:
         _quieten()
+    if options.command in hub_commands.COMMANDS:
+        return hub_commands.run(options)
     return _predict(options) if options.command == "predict" else score_commands.run(options)
 
 
@@ -345,6 +347,7 @@ examples:
     )
 
     data_command.add_parser(commands)
+    hub_commands.add_parsers(commands)
     return parser
 
 
