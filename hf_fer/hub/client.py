@@ -51,8 +51,9 @@ def retried(
     call: Callable[[], T],
     sleep: Callable[[float], object] = time.sleep,
     repeatable: bool = True,
+    tries: int = TRIES,
 ) -> T:
-    """The result of `call`, tried up to `TRIES` times while the Hub or the way to it fails, for a time.
+    """The result of `call`, tried up to `tries` times while the Hub or the way to it fails, for a time.
 
     Waits as long as the Hub asks for (`Retry-After`, up to `LONGEST_WAIT`), else 1, 2, 4 and 8 s.
 
@@ -60,12 +61,13 @@ def retried(
         call: makes one request, or several that may be made again.
         sleep: waits so many seconds.
         repeatable: False for what must not be done twice: tried again only where the Hub says that it was not done.
+        tries: fewer, where the client makes several itself.
 
     Raises:
         Exception: the last one.
     """
     wait = 1.0
-    for left in range(TRIES - 1, -1, -1):
+    for left in range(tries - 1, -1, -1):
         try:
             return call()
         except Exception as error:
@@ -106,6 +108,11 @@ def status_of(error: BaseException) -> int | None:
 def is_missing(error: BaseException, what: str) -> bool:
     """Whether it is the client's error of that name: RepositoryNotFoundError, RevisionNotFoundError."""
     return any(cls.__name__ == what for cause in _causes(error) for cls in type(cause).__mro__)
+
+
+def may_be_done(error: BaseException) -> bool:
+    """Whether the Hub may have done what it was asked for, although no success came back."""
+    return _is_broken(error) or status_of(error) in _PASSING - _NOT_DONE
 
 
 def sentence(error: BaseException, api: HfApi, repo: str, kind: str, revision: str | None = None) -> FerError:

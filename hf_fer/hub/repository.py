@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import FerError
-from .client import is_missing, retried, sentence, shareable, status_of, without_credentials
+from .client import TRIES, is_missing, may_be_done, retried, sentence, shareable, status_of, without_credentials
 from .release import CARD, MANIFEST, read_manifest, sha256
 
 if TYPE_CHECKING:
@@ -149,8 +149,8 @@ class Repository:
 
         additions = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
         options = {**self._where, "revision": self.revision, "create_pr": create_pr}
-        # The client itself tries these requests again.
-        self._call(self.api.preupload_lfs_files, again=False, **options, additions=additions, free_memory=False)
+        # The client itself tries these requests again, which its earlier versions did for some of them only.
+        self._call(self.api.preupload_lfs_files, tries=3, **options, additions=additions, free_memory=False)
         ignored = [addition.path_in_repo for addition in additions if getattr(addition, "_should_ignore", False)]
         if ignored:
             raise FerError(
@@ -166,13 +166,18 @@ class Repository:
         except Exception as error:
             if status_of(error) in (409, 412):
                 raise Conflict from error
+            if create_pr and may_be_done(error):
+                raise FerError(
+                    f"The Hub's answer to the pull request for {self.name} was lost; look whether it is open, at "
+                    f"{self.url}/discussions, before you run the command again."
+                ) from shareable(error, self.api)
             self.refuse(error)
         return without_credentials(done.pr_url if create_pr and done.pr_url else done.commit_url)
 
-    def _call(self, function: Callable[..., Any], *, again: bool = True, **arguments: Any) -> Any:
+    def _call(self, function: Callable[..., Any], *, tries: int = TRIES, **arguments: Any) -> Any:
         """`function(**arguments)`, tried again where that helps."""
         try:
-            return retried(lambda: function(**arguments), self.sleep) if again else function(**arguments)
+            return retried(lambda: function(**arguments), self.sleep, tries=tries)
         except Exception as error:
             self.refuse(error)
 

@@ -500,7 +500,7 @@ def test_a_pull_request_whose_answer_is_lost_is_not_opened_twice(
     push()
     (folder / "config.json").write_text("{}")
     hub.cut_answer("POST", "/commit/", after=3)
-    assert "broke" in refused(push, create_pr=True)
+    assert f"look whether it is open, at {hub.url}/me/faces/discussions" in refused(push, create_pr=True)
     assert len(hub.repos["model", "me/faces"].pull_requests) == 1
     hub.fail(*COMMIT, status=429)
     push(create_pr=True)
