@@ -47,7 +47,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     system = options.system
     if not from_file:
-        from .evaluation.systems import weights_digest
+        from .evaluation.systems import digest_of
         from .inference.predict import load_classifier, resolve_model
 
         folder, local = resolve_model(system)
@@ -57,7 +57,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         arguments |= {
             "batch_size": options.batch_size,
             # Of a folder the weights tell the version.
-            "revision": weights_digest(Path(folder)) if local else options.revision,
+            "revision": digest_of(Path(folder)) if local else options.revision,
             "processor": processor,
             "predictions": predictions,
             "overwrite": options.force,
@@ -196,11 +196,9 @@ def _write_template(options: argparse.Namespace) -> int:
     from .evaluation.predictions_file import image_ids, write_template
     from .evaluation.splits import load_split
 
-    data, name, _ = load_split(options.data, None, options.root, options.split, _dataset_options(options))
-    path = write_template(options.system, image_ids(data, options.split), overwrite=options.force)
-    print(
-        f"written: {path}, with the ids of {len(data)} images of {name} ({options.split}); fill in label or p_<class>"
-    )
+    data, name, split, _ = load_split(options.data, None, options.root, options.split, _dataset_options(options))
+    path = write_template(options.system, image_ids(data, split), overwrite=options.force)
+    print(f"written: {path}, with the ids of {len(data)} images of {name} ({split}); fill in label or p_<class>")
     return 0
 
 

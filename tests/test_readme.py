@@ -93,10 +93,10 @@ def test_tables_are_those_of_their_records() -> None:
 
 def test_the_record_of_the_embedded_model_is_of_what_is_in_the_package() -> None:
     from hf_fer.evaluation import read_record
-    from hf_fer.evaluation.systems import weights_digest
+    from hf_fer.evaluation.systems import digest_of
 
     record = read_record(ROOT / "leaderboard" / "records" / "default.json")
-    assert record["revision"] == weights_digest(ASSETS)
+    assert record["revision"] == digest_of(ASSETS)
     assert f"{record['n']:,} images" in README
     reported = json.loads((ASSETS / "report.json").read_text())["selected"]
     for factor, figures in reported["resolutions"].items():

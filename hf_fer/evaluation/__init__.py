@@ -26,6 +26,7 @@ _EXPORTS = {
     "label_noise": "protocols",
     "match_classes": "matching",
     "measure_latency": "latency",
+    "metric_for": "metric",
     "multi_resolution": "protocols",
     "negative_log_likelihood": "fer_metrics.scores",
     "open_system": "systems",
@@ -63,6 +64,7 @@ __all__ = [
     "label_noise",
     "match_classes",
     "measure_latency",
+    "metric_for",
     "metric_path",
     "multi_resolution",
     "negative_log_likelihood",
@@ -99,6 +101,7 @@ if TYPE_CHECKING:
     from hf_fer.evaluation.leaderboard import build_leaderboard
     from hf_fer.evaluation.leaderboard_folder import write_leaderboard
     from hf_fer.evaluation.matching import label_mapping, match_classes
+    from hf_fer.evaluation.metric import metric_for
     from hf_fer.evaluation.plots import plot_confusion_matrix, plot_curves, plot_resolution_curve
     from hf_fer.evaluation.predictions_file import image_ids, read_predictions, write_predictions
     from hf_fer.evaluation.protocols import (

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import FerError
 from .markdown import TIMES, one_line, shorten
+from .splits import SILENT_OPTIONS
 
 VERSION = 1
 #: What `leaderboard.json` and its pages say of themselves.
@@ -44,7 +45,6 @@ MACHINE = ("device", "processor", "threads", "dtype")
 
 _FIGURES = tuple(key for key in HIGHER_IS_BETTER if key != "average_low_resolution")
 _INTERVALS = ("accuracy", "mean_class_accuracy", "f1_macro", "challenge_score")
-_NOT_OF_THE_DATA = {"cache_dir", "token"}  # options that say where data lie and who may read them
 _SAME = 1e-9  # figures closer than this are the same: sums in another order differ in the last bits
 
 
@@ -130,7 +130,7 @@ def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
         "protocol": record["protocol"],
         "conditions": conditions,
         "label_rule": record["label_rule"],
-        "options": {key: value for key, value in record["options"].items() if key not in _NOT_OF_THE_DATA},
+        "options": {key: value for key, value in record["options"].items() if key not in SILENT_OPTIONS},
         "reference_side": record["reference_side"],
         "factors": [float(factor) for factor in _factors(record)],
         "n": record["n"],

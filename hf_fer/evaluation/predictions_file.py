@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 MAX_FACTORS = 64  # bounds memory: a table of all images is kept for each factor
 MAX_ID = 4096  # characters
 MAX_LABEL = 256
+_ROUNDING = 1e-12  # three decimals that sum to 1.001 may miss it by the last bits
 
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")  # linear in the text
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "infinity": math.inf}
@@ -406,6 +407,8 @@ class _Reader:
             raise RowFault(
                 "factor", lambda: f"factor is {cut(value)}, not a number of at least 1", "write 1, 2, 4 or the like"
             )
+        if float(f"{factor:g}") != factor:  # records name factors so, and two of one name would be one
+            raise RowFault("factor digits", lambda: f"factor is {cut(value)}, of more than six digits", "round it")
         if self._wanted is not None and factor not in self._wanted:
             raise RowFault(
                 "other factor",
@@ -455,7 +458,7 @@ class _Reader:
                     "write the softmax of finite logits",
                 )
         total = sum(row)
-        if not abs(total - 1) <= ROW_SUM_TOLERANCE:
+        if not abs(total - 1) <= ROW_SUM_TOLERANCE + _ROUNDING:
             raise RowFault(
                 "sum",
                 f"the probabilities sum to {total:.6g}, not 1",
@@ -552,7 +555,7 @@ def _check_table(table: object, factor: float, ids: Sequence[str], classes: int)
             "pass one row for each id and one column for each class."
         )
     sums = np.array([sum(row) for row in values.tolist()])  # added as `read_predictions` adds them
-    right = (values >= 0).all(axis=1) & (np.abs(sums - 1) <= ROW_SUM_TOLERANCE)  # false for NaN
+    right = (values >= 0).all(axis=1) & (np.abs(sums - 1) <= ROW_SUM_TOLERANCE + _ROUNDING)  # false for NaN
     if not right.all():
         row = int((~right).argmax())
         raise FerError(
@@ -585,9 +588,10 @@ def _check_factors(values: Sequence[float]) -> list[float]:
             factor = float(value)
         except (TypeError, ValueError):
             factor = math.nan
-        if not 1 <= factor < math.inf or factor in factors:
+        if not 1 <= factor < math.inf or factor in factors or float(f"{factor:g}") != factor:
             raise FerError(
-                f"factors={cut(list(values))} must be numbers of at least 1, each once; use for example 1, 2."
+                f"factors={cut(list(values))} must be numbers of at least 1 and of at most six digits, each once; use "
+                "for example 1, 2."
             )
         factors.append(factor)
     if not 0 < len(factors) <= MAX_FACTORS:

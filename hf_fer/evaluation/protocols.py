@@ -7,6 +7,7 @@ loaded one, an image-classification pipeline, or a file of predictions. Classes 
 from __future__ import annotations
 
 import datetime
+import inspect
 import os
 import platform
 import time
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 RECORD_VERSION = 1
+MAX_NAME = 500  # characters, as in record.schema.json
 LOW_RESOLUTION = (1, 2, 4, 8)  # Massoli et al. 2021, HSAC (WACV 2024)
 HEADLINE = ("accuracy", "mean_class_accuracy", "f1_macro", "challenge_score", "nll", "ece", "brier", "top2_accuracy")
 VERSIONED = {
@@ -48,12 +50,13 @@ def standard(system: Any, dataset: Any, **options: Any) -> dict[str, Any]:
     Args:
         system, dataset, options: see `evaluate_model`, of which this is the default.
     """
-    if tuple(options.pop("resolutions", (1,))) != (1,) or options.pop("reference_side", None) is not None:
+    resolutions = options.pop("resolutions", None)
+    if resolutions not in (None, (1,), [1]) or options.pop("reference_side", None) is not None:
         raise FerError(
             "The protocol standard scores images as they are; use multi_resolution for other resolutions or a "
             "reference_side."
         )
-    return _evaluate(system, dataset, "standard", **options)
+    return _evaluate(system, dataset, "standard", resolutions=(1,), **_checked(options))
 
 
 def multi_resolution(
@@ -66,7 +69,7 @@ def multi_resolution(
             input, as HSAC (WACV 2024) does; by default they count from each image's own size.
         resolutions: the factors; default: the papers' 1, 2, 4, 8, of a file of predictions its own.
     """
-    return _evaluate(system, dataset, "multi_resolution", resolutions=resolutions, **options)
+    return _evaluate(system, dataset, "multi_resolution", resolutions=resolutions, **_checked(options))
 
 
 def imbalance(system: Any, dataset: Any, *, imbalance_factor: float | None = None, **options: Any) -> dict[str, Any]:
@@ -87,7 +90,7 @@ def imbalance(system: Any, dataset: Any, *, imbalance_factor: float | None = Non
         dataset,
         "imbalance",
         conditions=lambda facts, _: _stated("imbalance_factor", imbalance_factor, facts, above=1.0),
-        **options,
+        **_checked(options),
     )
 
 
@@ -108,7 +111,7 @@ def label_noise(system: Any, dataset: Any, *, label_noise: float | None = None, 
         dataset,
         "label_noise",
         conditions=lambda facts, _: _stated("label_noise", label_noise, facts, above=0.0, below=1.0),
-        **options,
+        **_checked(options),
     )
 
 
@@ -123,7 +126,7 @@ def cross_dataset(
     """A classifier on a data set that it was not trained on (HSAC, WACV 2024).
 
     Args:
-        system, dataset, options: see `evaluate_model`.
+        system, dataset, options: see `evaluate_model`, without `restrict_to_dataset_classes`.
         trained_on: the data sets it learnt from; default: what the run folder beside the checkpoint reports.
         shared_classes_only: leave out the images of classes that the classifier lacks, and take away its answers of
             classes that the data set lacks; the record states both. False: the former are errors, the latter too.
@@ -133,6 +136,8 @@ def cross_dataset(
             without probabilities in which other classes are answered; and see `evaluate_model`.
     """
     given = (trained_on,) if isinstance(trained_on, str) else tuple(trained_on or ())
+    if "restrict_to_dataset_classes" in options:
+        raise FerError("restrict_to_dataset_classes is shared_classes_only in cross_dataset; set that.")
 
     def conditions(facts: Mapping[str, Any] | None, dataset_name: str) -> dict[str, Any]:
         reported = (facts or {}).get("dataset")
@@ -143,9 +148,12 @@ def cross_dataset(
             raise FerError(
                 "Nothing says what the model was trained on; name it with trained_on= (--trained-on), such as rafdb."
             )
-        if dataset_name in names:
-            raise FerError(f"The model was trained on {dataset_name} itself; use the protocol standard for that.")
-        return {"trained_on": sorted(names), "stated_by": "caller" if reported is None else "report"}
+        own = next((name for name in names if _source_of(name) == _source_of(dataset_name)), None)
+        if own is not None:
+            raise FerError(
+                f"The model was trained on {own}, the images of {dataset_name}; use the protocol standard for that."
+            )
+        return {"trained_on": sorted(set(names)), "stated_by": "report" if {*names} == {reported} else "caller"}
 
     return _evaluate(
         system,
@@ -154,7 +162,7 @@ def cross_dataset(
         conditions=conditions,
         leave_out_missing=shared_classes_only,
         restrict_to_dataset_classes=shared_classes_only,
-        **options,
+        **_checked(options),
     )
 
 
@@ -172,7 +180,7 @@ def evaluate_model(
     dataset: str | Dataset | DatasetDict,
     *,
     root: str | os.PathLike[str] | None = None,
-    split: str = "test",
+    split: str | None = None,
     resolutions: Sequence[float] | None = None,
     options: Mapping[str, Any] | None = None,
     batch_size: int = 64,
@@ -206,9 +214,9 @@ def evaluate_model(
         dataset: a name for `load_fer_dataset`, or a `Dataset`/`DatasetDict` with columns `image` and `label`
             (`ClassLabel`).
         root: raw download of a named data set.
-        split: split to score.
-        resolutions: factors >= 1; `(1,)` is the protocol `standard`, anything else `multi_resolution`. Every
-            image is decoded once. Default: 1, of a file of predictions its own factors.
+        split: split to score; default: "test", of a `Dataset` the split that it says it is.
+        resolutions: factors >= 1, in any order; `(1,)` is the protocol `standard`, anything else
+            `multi_resolution`. Every image is decoded once. Default: 1, of a file of predictions its own factors.
         options: options of `load_fer_dataset`, such as `{"label_rule": "majority", "classes": 7}`; kept in
             the record.
         batch_size: images in one forward pass.
@@ -217,8 +225,8 @@ def evaluate_model(
         revision: Hub revision of the model; the record holds the commit it resolved to.
         progress: show a progress bar on standard error.
         model_name: name for the record; default: the path, the id or the file's name.
-        dataset_name: name for the record where `dataset` is an object, as `load_fer_dataset` gave it for that name
-            and these `options`.
+        dataset_name: name for the record; default: the data set's own, of a folder its last part. Where `dataset` is an
+            object, `options` are what it was loaded with, and the record has no others.
         processor: image processor; default: the one saved with the model.
         reference_side: see `degrade_image`.
         restrict_to_dataset_classes: see above.
@@ -230,7 +238,7 @@ def evaluate_model(
 
     Returns:
         The record. `resolutions` maps each factor (`"1"`, `"2"`, ...) to the dict of `score_predictions` plus
-        `ci95` (`bootstrap_ci95`); `metrics` repeats the headline figures of the first factor;
+        `ci95` (`bootstrap_ci95`), ascending; `metrics` repeats the headline figures of the lowest factor;
         `average_low_resolution` is the mean accuracy over the factors > 1 (`None` without any).
 
     Raises:
@@ -270,7 +278,7 @@ def _evaluate(
     conditions: Callable[[Mapping[str, Any] | None, str], dict[str, Any]] | None = None,
     leave_out_missing: bool = False,
     root: str | os.PathLike[str] | None = None,
-    split: str = "test",
+    split: str | None = None,
     resolutions: Sequence[float] | None = None,
     options: Mapping[str, Any] | None = None,
     batch_size: int = 64,
@@ -296,20 +304,25 @@ def _evaluate(
         raise FerError(
             "A file of predictions has no latency, nothing to export and no reference_side; leave these out."
         )
-    if not scored.name.isprintable():
-        raise FerError(
-            f"The name {scored.name[:80]!r} holds characters that cannot be printed; pass another model_name."
-        )
+    for text in (scored.name, *(scored.classes or ())):  # what a record would refuse, before the work is done
+        if not text.isprintable() or not 0 < len(text) <= MAX_NAME:
+            raise FerError(f"{text[:80]!r} cannot stand in a record as a name; pass another model_name, or rename it.")
     if predictions is not None:
         refuse_predictions(predictions, overwrite)
-    described = effective_options(dataset if isinstance(dataset, str) else dataset_name, options)
-    data, name, other_splits = load_split(dataset, dataset_name, root, split, options)
+    described = effective_options(dataset, options)
+    data, name, split, other_splits = load_split(dataset, dataset_name, root, split, options)
     facts = read_training_facts(scored.folder)
     stated = conditions(facts, name) if conditions else {}
     labels, dataset_classes = read_labels(data, name, split)
 
     if scored.network is None:
         answered = _read_answers(scored, data, dataset_classes, name, split, other_splits, factors, label_map)
+        if answered.tables is None and (leave_out_missing or restrict_to_dataset_classes):
+            raise FerError(
+                f"{scored.path} holds answers alone, so nobody can tell which classes its author knows and what to "
+                "fall back on; add probabilities, or count every class: shared_classes_only (or "
+                "restrict_to_dataset_classes) False, --all-classes."
+            )
     else:
         match = match_classes(scored.classes, dataset_classes, label_map)
         factors = factors or _check_factors(LOW_RESOLUTION if protocol == "multi_resolution" else (1,))
@@ -397,31 +410,33 @@ class _Answered:
         answers: factor -> (N,) int64.
         tables: factor -> (N, C) float64; None of a file without probabilities.
         missing: the data set's classes that it cannot answer.
+        spellings: what else to say of how names were read.
     """
 
     match: ClassMatch
     answers: dict[float, np.ndarray]
     tables: dict[float, np.ndarray] | None
     missing: list[int]
+    spellings: tuple[str, ...] = ()
 
     def score(self, factor: float, labels: np.ndarray, rows: np.ndarray, restricted: bool) -> dict[str, Any]:
         """Of the `rows` (N,) bool; `restricted`: answers of the data set's classes only."""
         answers, labels, extra = self.answers[factor][rows], labels[rows], self.match.extra
         table = None if self.tables is None else self.tables[factor][rows]
-        if restricted and (answers >= extra.start).any() and table is None:
-            raise FerError(
-                "The file of predictions answers classes that the data set lacks, and has no probabilities to fall "
-                "back on; count such answers as errors: restrict_to_dataset_classes or shared_classes_only False "
-                "(--all-classes)."
-            )
         if restricted and len(extra) and table is not None:
             table = table.copy()
             table[:, list(extra)] = 0.0
             mass = table.sum(axis=1, keepdims=True)
-            # Who gives nothing at all to the data set's classes prefers none of them.
-            table[mass[:, 0] == 0, : extra.start] = 1.0
-            table /= table.sum(axis=1, keepdims=True)
-            answers = table.argmax(axis=1)
+            nothing = mass[:, 0] == 0
+            if nothing.any():
+                raise FerError(
+                    f"Image {int(np.flatnonzero(rows)[nothing.argmax()])} at factor {factor_key(factor)} has no "
+                    f"probability at all for a class of the data set (so {int(nothing.sum())} of {len(nothing)} "
+                    "images), and nothing is left when the others are taken away; count such answers as errors: "
+                    "shared_classes_only (or restrict_to_dataset_classes) False, --all-classes."
+                )
+            table /= mass
+            answers = np.where(answers < extra.start, answers, table.argmax(axis=1))
         figures = score_predictions(answers, labels, self.match.names, table, answer_only=extra)
         figures["ci95"] = bootstrap_ci95(np.asarray(figures["confusion_matrix"]), answer_only=extra)
         return figures
@@ -439,7 +454,7 @@ class _Answered:
             },
             "missing_in_model": [dataset_classes[k] for k in self.missing],  # their samples are errors, or left out
             "missing_in_dataset": names[len(dataset_classes) :],  # answering one is an error
-            "note": self.match.mapping.describe(),
+            "note": "; ".join([self.match.note, *self.spellings]),
         }
 
 
@@ -463,16 +478,25 @@ def _read_answers(
         aliases=label_map,
     )
     # Of a file of answers alone, the classes are those that it answers; which others its author knows it cannot tell.
-    classes = list(read.classes) if read.probabilities else sorted({a for own in read.answers.values() for a in own})
-    scored.classes = classes
-    match = match_classes(classes, dataset_classes, label_map)
-    position = {label: k for k, label in enumerate(classes)}
+    columns = list(read.classes)
+    strange = sorted(name for name, meaning in read.meanings.items() if meaning is None)
+    meant = sorted({meaning for meaning in read.meanings.values() if meaning is not None})
+    scored.classes = classes = columns or [*meant, *(name for name in strange if name not in meant)]
+    aliases = dict.fromkeys(strange) if not columns else {k: v for k, v in (label_map or {}).items() if k in columns}
+    match = match_classes(classes, dataset_classes, aliases or None, f"The classes of {scored.path.name}")
+    # The answer of a row may be spelt otherwise than the column of its class.
+    column = {(read.meanings.get(name) or name): int(match.columns[k]) for k, name in enumerate(classes)}
     answers = {
-        factor: match.columns[np.fromiter((position[a] for a in own), np.int64, len(own))]
+        factor: np.fromiter((column[read.meanings[name] or name] for name in own), np.int64, len(own))
         for factor, own in read.answers.items()
     }
     tables = read.probabilities and {factor: match.table(own) for factor, own in read.probabilities.items()}
-    return _Answered(match, answers, tables, match.missing if tables else [])
+    spellings = tuple(
+        f"{name!r} read as {meaning or 'no expression'}"
+        for name, meaning in sorted(read.meanings.items())
+        if name not in columns and name != meaning and (columns or meaning)
+    )
+    return _Answered(match, answers, tables, match.missing if tables else [], spellings)
 
 
 def _stated(
@@ -480,6 +504,8 @@ def _stated(
 ) -> dict[str, Any]:
     """A condition of training as the caller and the run folder state it."""
     flag = "--" + key.replace("_", "-")
+    if given is not None and (isinstance(given, bool) or not isinstance(given, int | float)):
+        raise FerError(f"{key}={given!r} is no number; pass one.")
     if given is not None and not (np.isfinite(given) and above < given < below):
         raise FerError(
             f"{key}={given:g} is out of range; pass a number above {above:g}"
@@ -490,7 +516,7 @@ def _stated(
             raise FerError(f"Nothing says the {key.replace('_', ' ')} of the training; pass {key}= ({flag}).")
         return {key: float(given), "stated_by": "caller"}
     reported = facts[key]
-    if not reported or not above < reported < below:
+    if not reported:
         raise FerError(
             f"{facts['report']} beside the model tells of a training without {key.replace('_', ' ')}; use the protocol "
             "standard."
@@ -500,8 +526,32 @@ def _stated(
     return {key: float(reported), "stated_by": "report"}
 
 
+def _source_of(dataset: str) -> str:
+    """What a data set's images are, by its name: spelling aside, and FERPlus and FER2013 have the same."""
+    name = "".join(char for char in dataset.casefold().replace("\\", "/").split("/")[-1] if char.isalnum())
+    return "fer2013" if name in ("ferplus", "fer", "fer2013plus") else name
+
+
+def _checked(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a protocol, which are those of `evaluate_model`.
+
+    Raises:
+        TypeError: another one, as Python says it.
+    """
+    known = inspect.signature(evaluate_model).parameters
+    for name in options:
+        if name not in known:
+            raise TypeError(f"a protocol has no option {name!r}; see evaluate_model for those there are")
+    return options
+
+
 def _check_factors(resolutions: Sequence[float]) -> list[float]:
-    factors = [float(factor) for factor in resolutions]
+    try:
+        factors = sorted(float(factor) for factor in resolutions)
+    except (TypeError, ValueError):
+        raise FerError(
+            f"resolutions={resolutions!r} is no list of factors; use for example (1,) or (1, 2, 4, 8)."
+        ) from None
     if not factors:
         raise FerError("resolutions is empty; pass at least one factor, for example (1,) or (1, 2, 4, 8).")
     if len({factor_key(factor) for factor in factors}) != len(factors):

@@ -74,7 +74,7 @@ def open_system(
     if isinstance(system, str | os.PathLike) and Path(system).suffix.lower() in PREDICTION_SUFFIXES:
         _refuse("a file of predictions", processor=processor, revision=revision, device=device)
         path = Path(system)
-        return System("predictions", name or path.stem, None, path=path)
+        return System("predictions", name or path.stem, None, digest_of(path), path=path)
     if not isinstance(system, str | os.PathLike | torch.nn.Module):
         if not callable(system) or not isinstance(getattr(system, "model", None), torch.nn.Module):
             raise FerError(
@@ -82,7 +82,7 @@ def open_system(
                 "image-classification pipeline, or a file of predictions."
             )
         _refuse("a pipeline, which brings its own", processor=processor, revision=revision, device=device)
-        source, network, answer = "pipeline", system.model, _pipeline_answers(system)
+        source, path, network, answer = "pipeline", None, system.model, _pipeline_answers(system)
     else:
         source = "model"
         network, processor, path = _load_model(system, processor, revision)
@@ -92,32 +92,42 @@ def open_system(
             network.to(device)
         answer = _model_answers(network, processor)
     config = getattr(network, "config", None)
-    where = os.fspath(system) if isinstance(system, str | os.PathLike) else getattr(config, "_name_or_path", "")
-    folder = Path(where) if where and Path(where).is_dir() else None
-    version = getattr(config, "_commit_hash", None) or revision
-    if version is None and isinstance(system, str | os.PathLike):
-        version = weights_digest(folder)
+    # Of a loaded model nobody knows whether it is still what its folder holds.
+    folder = Path(system) if isinstance(system, str | os.PathLike) and Path(system).is_dir() else None
     return System(
         source,
-        name or where or type(network).__name__,
+        name or (os.fspath(system) if path else getattr(config, "_name_or_path", "")) or type(network).__name__,
         model_classes(network),
-        version,
+        getattr(config, "_commit_hash", None) or revision or digest_of(folder),
         folder,
         answer,
         network,
     )
 
 
-def weights_digest(folder: Path | None) -> str | None:
-    """`sha256:` and 16 digits of `model.safetensors` in a folder: tells two checkpoints of one name apart."""
-    file = folder / "model.safetensors" if folder else None
-    if file is None or not file.is_file():
+def digest_of(path: Path | None) -> str | None:
+    """`sha256:` and 16 digits that tell two checkpoints, or two files of predictions, of one name apart.
+
+    Args:
+        path: a file; or a checkpoint's folder, of which what decides the answers counts: configuration, image processor
+            and weights. None, or neither: None.
+    """
+    if path is None or not path.exists():
         return None
+    if path.is_file():
+        return f"sha256:{_sha256(path)[:16]}"
+    files = [path / name for name in ("config.json", "preprocessor_config.json")]
+    files += sorted(path.glob("*.safetensors"))
+    found = [(file.name, _sha256(file)) for file in files if file.is_file()]
+    return f"sha256:{hashlib.sha256(repr(found).encode()).hexdigest()[:16]}" if found else None
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
     with file.open("rb") as stream:
-        digest = hashlib.sha256()
         while block := stream.read(1 << 20):
             digest.update(block)
-    return f"sha256:{digest.hexdigest()[:16]}"
+    return digest.hexdigest()
 
 
 def predict_probabilities(

@@ -29,8 +29,8 @@ def read_training_facts(folder: Path | None) -> dict[str, Any] | None:
         return {
             "report": file.name,
             "dataset": _text(selected["dataset"]),
-            "imbalance_factor": _number(data.get("imbalance_factor")),
-            "label_noise": _number(data.get("label_noise")),
+            "imbalance_factor": _number(data.get("imbalance_factor"), above=1, below=1e12),
+            "label_noise": _number(data.get("label_noise"), above=0, below=1),
             "selected_by": _text(report.get("selected_by")),
             "epoch": _whole(selected.get("epoch")),
             "seed": _whole(selected.get("seed")),
@@ -47,15 +47,15 @@ def _text(value: Any) -> str | None:
     return value
 
 
-def _number(value: Any) -> float | None:
+def _number(value: Any, above: float, below: float) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not above < value < below:
         raise TypeError
     return value
 
 
 def _whole(value: Any) -> int | None:
-    if value is not None and type(value) is not int:
+    if value is not None and (type(value) is not int or not 0 <= value < 2**53):
         raise TypeError
     return value

@@ -286,6 +286,7 @@ def _finish(
     from safetensors.torch import load_file
 
     from ..evaluation.protocols import evaluate_model
+    from ..evaluation.splits import effective_options
 
     def part(name: str, share: float) -> str:
         return f"{recipe.train_split} split ({share:g} of it, held out)" if share else f"{name} split"
@@ -297,7 +298,7 @@ def _finish(
             split=f"{recipe.train_split} (held out)" if recipe.test_share else recipe.test_split,
             resolutions=recipe.eval_resolutions,
             reference_side=recipe.eval_reference_side,
-            options=recipe.dataset_options,
+            options=effective_options(recipe.dataset, recipe.dataset_options),
             batch_size=recipe.eval_batch_size,
             device=accelerator.device,
             processor=processor,

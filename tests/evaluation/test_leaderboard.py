@@ -157,7 +157,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "protocol": {"protocol": "label_noise"},
     "conditions": {"protocol": "label_noise", "conditions": {"label_noise": 0.1, "stated_by": "caller"}},
     "label_rule": {"label_rule": "argmax"},
-    "options": {"options": {"label_rule": "majority", "classes": 8, "form": "folders"}},
+    "options": {"options": {"label_rule": "majority", "classes": 7}},
     "reference_side": {"reference_side": 224},
     "factors": {"factors": (1, 2, 4)},
     "n": {"n": 56},
@@ -191,14 +191,14 @@ def test_what_differs_in_more_than_the_model_is_never_ranked_together() -> None:
 
 def test_the_heading_says_everything_in_words() -> None:
     record = make_record(
-        "a", factors=(1, 4), n=1600, protocol="imbalance", reference_side=64, options={"classes": 8, "form": "csv"},
+        "a", factors=(1, 4), n=1600, protocol="imbalance", reference_side=64, options={"classes": 8, "votes": True},
         conditions={"imbalance_factor": 50.0, "stated_by": "report"},
     )  # fmt: skip
     record["labels"] |= {"left_out": {"contempt": 1200}, "restricted_to_dataset_classes": True}
     assert only_board({"a.json": record})["heading"] == (
         "ferplus, test split, imbalance protocol (trained with an imbalance factor of 50), "
         f"resolution {TIMES}1, {TIMES}4, of faces brought to 64 px, 1,600 images, 8 classes, label rule majority, "
-        "form csv, answers kept to the classes of the data set, without 1,200 of contempt"
+        "votes true, answers kept to the classes of the data set, without 1,200 of contempt"
     )
 
 

@@ -276,7 +276,7 @@ def test_evaluation_errors_are_one_sentence(tmp_path, processor):
         run(model, data, processor, resolutions=(1, 1.0))
     with pytest.raises(FerError, match=r"0\.5, which is not a factor"):
         run(model, data, processor, resolutions=(0.5,))
-    with pytest.raises(FerError, match="share no name"):
+    with pytest.raises(FerError, match="shares no name"):
         run(tiny_vit(["fear", "disgust"]), data, processor)
     with pytest.raises(FerError, match="cannot be matched: 'LABEL_0'"):
         run(tiny_vit(["LABEL_0", "LABEL_1"]), data, processor)

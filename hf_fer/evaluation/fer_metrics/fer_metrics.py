@@ -36,6 +36,8 @@ Args:
     references (list of int): true class ids, 0..K-1.
     label_names (list of str, optional): the K class names in the order of the ids.
     probabilities (list of list of float, optional): (N, K) rows that sum to 1.
+    answer_only (list of int, optional): ids that can be answered and that the references cannot hold: classes the model
+        knows and the data set lacks. Answering one is an error; it is no class of its own in f1_macro.
     bootstrap (int, optional): number of resamples for 95 % intervals, such as 1000; 0, the default, for none.
     seed (int, optional): seed of the resampling, default 0.
 Returns:
@@ -76,7 +78,17 @@ class FerMetrics(evaluate.Metric):
         if len(references):
             super().add_batch(predictions=predictions, references=references)
 
-    def compute(self, *, predictions=None, references=None, label_names=None, probabilities=None, bootstrap=0, seed=0):
+    def compute(
+        self,
+        *,
+        predictions=None,
+        references=None,
+        label_names=None,
+        probabilities=None,
+        answer_only=(),
+        bootstrap=0,
+        seed=0,
+    ):
         """`evaluate`'s compute, with the inputs checked first.
 
         Checked here because an error raised halfway loses the batches added before, or leaves rows of the failed
@@ -96,12 +108,13 @@ class FerMetrics(evaluate.Metric):
             references=references,
             label_names=label_names,
             probabilities=probabilities,
+            answer_only=answer_only,
             bootstrap=bootstrap,
             seed=seed,
         )
 
-    def _compute(self, predictions, references, label_names, probabilities, bootstrap, seed):
-        result = score_predictions(predictions, references, label_names, probabilities)
+    def _compute(self, predictions, references, label_names, probabilities, answer_only, bootstrap, seed):
+        result = score_predictions(predictions, references, label_names, probabilities, answer_only)
         if bootstrap:
-            result["ci95"] = bootstrap_ci95(result["confusion_matrix"], bootstrap, seed)
+            result["ci95"] = bootstrap_ci95(result["confusion_matrix"], bootstrap, seed, answer_only)
         return result
