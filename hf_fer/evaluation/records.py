@@ -168,6 +168,9 @@ def _contradictions(record: dict[str, Any]) -> Iterator[Problem]:
     for key, scores in record["resolutions"].items():
         for path, what in _score_problems(scores, names, labels):
             yield ("resolutions", key, *path), what
+        # A model answers its most probable class; who hands in answers may have chosen another of a tie.
+        if record["source"] != "predictions" and scores.get("top2_accuracy", 1) < scores["accuracy"] - TOLERANCE:
+            yield ("resolutions", key, "top2_accuracy"), "it is below the accuracy, which counts the first of the two"
         if scores["n"] != record["n"]:
             yield ("n",), f"{record['n']} is not the {scores['n']} images of the confusion matrix at factor {key}"
     first_key, first = next(iter(record["resolutions"].items()))
@@ -248,10 +251,9 @@ def _score_problems(scores: dict[str, Any], names: list[str], labels: dict[str, 
         return
     if matrix[known:].any():
         yield ("confusion_matrix",), "a class that the data set lacks has images"
-    if labels["restricted_to_dataset_classes"]:  # where nothing is left of a row, any of the data set's is answered
-        if matrix[:, known:].any():
-            yield ("confusion_matrix",), "a class that labels.restricted_to_dataset_classes rules out was answered"
-    elif matrix[:, [k for k in range(known) if names[k] in labels["missing_in_model"]]].any():
+    if labels["restricted_to_dataset_classes"] and matrix[:, known:].any():
+        yield ("confusion_matrix",), "a class that labels.restricted_to_dataset_classes rules out was answered"
+    if matrix[:, [k for k in range(known) if names[k] in labels["missing_in_model"]]].any():
         yield ("confusion_matrix",), "a class in labels.missing_in_model was answered"
     if any(matrix[names.index(name)].any() for name in labels["left_out"]):
         yield ("confusion_matrix",), "a class in labels.left_out has images"
@@ -263,6 +265,10 @@ def _score_problems(scores: dict[str, Any], names: list[str], labels: dict[str, 
         low, high = scores["ci95"].get(name, (0, 0))
         if low > high:
             yield ("ci95", name), f"the interval's low end {low} lies above its high end {high}"
+    # Of the accuracy the bootstrap's median is the figure itself; other figures of small classes may lie outside.
+    low, high = scores["ci95"]["accuracy"]
+    if not low - 1 / scores["n"] <= scores["accuracy"] <= high + 1 / scores["n"]:
+        yield ("ci95", "accuracy"), f"the interval [{low}, {high}] does not hold the accuracy {scores['accuracy']}"
     if "top2_accuracy" in scores:
         hits = scores["top2_accuracy"] * scores["n"]
         if abs(hits - round(hits)) > 1e-6:

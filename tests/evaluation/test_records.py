@@ -320,6 +320,8 @@ CONTRADICTIONS: list[tuple[Path_, Any, str]] = [
     (("resolutions", "1", "brier"), 2.1, "brier"),
     (("resolutions", "1", "top2_accuracy"), -0.1, "top2_accuracy"),
     (("resolutions", "1", "ci95", "accuracy"), [0.9, 0.1], "ci95.accuracy"),
+    (("resolutions", "1", "ci95", "accuracy"), [0.99, 1.0], "does not hold the accuracy"),
+    (("resolutions", "1", "top2_accuracy"), 0.0, "it is below the accuracy"),
     (("resolutions", "1", "ci95", "f1_macro"), [0.5, 1.1], "ci95.f1_macro"),
     (("resolutions", "1", "ci95", "mean_class_accuracy"), [0.5], "ci95.mean_class_accuracy"),
     (("resolutions", "1", "ci95", "resamples"), 0, "ci95.resamples"),
