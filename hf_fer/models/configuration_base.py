@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -11,6 +13,15 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
+
+# Far above any method's networks: a config from strangers must not be able to ask for all the memory there is.
+MAX_LABELS = 10_000
+MAX_COUNT = 10**12  # training images of a class
+MAX_KWARG = 16_384  # any number among a backbone's arguments
+MAX_DEPTH = 256  # blocks of a stage, of which each costs memory even where it has no weights yet
+_DEPTHS = ("layers", "depths", "depth", "num_layers", "num_blocks")
+# timm's own loading, which reads a file of any name, and in old releases, with torch before 2.6, ran a pickle.
+_LOADING = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 
 
 class FerConfig(PreTrainedConfig):
@@ -52,6 +63,10 @@ class FerConfig(PreTrainedConfig):
         return super().from_dict({**config_dict, **given}, **kwargs)
 
     def __post_init__(self, **kwargs: Any) -> None:
+        # Before transformers makes a name for each of them.
+        for count in (kwargs.get("num_labels"), len(self.id2label) if hasattr(self.id2label, "__len__") else None):
+            valid = count is None or (isinstance(count, numbers.Integral) and count <= MAX_LABELS)
+            self._check("num_labels", valid, f"an integer of at most {MAX_LABELS}", count)
         super().__post_init__(**kwargs)
         for field in self.method_fields():  # as they come back from JSON
             if isinstance(getattr(self, field), tuple):
@@ -63,9 +78,12 @@ class FerConfig(PreTrainedConfig):
         self._check("num_labels", self.num_labels >= 2, "at least 2")
         self._check_integers(8, 2048, "image_size")
 
-    def _check(self, field: str, valid: bool, allowed: str) -> None:
+    def _check(self, field: str, valid: bool, allowed: str, *value: Any) -> None:
+        """Raises the sentence about a field unless its value, or the one given, is valid."""
         if not valid:
-            raise ValueError(f"{type(self).__name__}: {field} must be {allowed}, got {getattr(self, field)!r}")
+            got = repr(value[0] if value else getattr(self, field))
+            got = got if len(got) <= 300 else f"{got[:300]}..."
+            raise ValueError(f"{type(self).__name__}: {field} must be {allowed}, got {got}")
 
     def _check_flags(self, *fields: str) -> None:
         for field in fields:
@@ -80,18 +98,19 @@ class FerConfig(PreTrainedConfig):
             value = getattr(self, field)
             self._check(field, _is_integer(value) and low <= value <= high, f"an integer from {low} to {high}")
 
-    def _check_integer_lists(self, length: int, *fields: str) -> None:
+    def _check_integer_lists(self, length: int, high: int, *fields: str) -> None:
         for field in fields:
             value = getattr(self, field)
             valid = isinstance(value, (list, tuple)) and len(value) == length
-            valid = valid and all(_is_integer(n) and n >= 1 for n in value)
-            self._check(field, valid, f"{length} integers of at least 1")
+            valid = valid and all(_is_integer(n) and 1 <= n <= high for n in value)
+            self._check(field, valid, f"{length} integers from 1 to {high}")
 
     def _check_class_counts(self) -> None:
         counts = self.class_counts
         valid = counts is None or (isinstance(counts, (list, tuple)) and len(counts) == self.num_labels)
-        valid = valid and all(_is_integer(n) and n >= 1 for n in counts or ())
-        self._check("class_counts", valid, f"{self.num_labels} integers of at least 1, one for each label")
+        valid = valid and all(_is_integer(n) and 1 <= n <= MAX_COUNT for n in counts or ())
+        allowed = f"{self.num_labels} integers of at least 1 (and at most {MAX_COUNT}), one for each label"
+        self._check("class_counts", valid, allowed)
 
     def _check_shares(self, *fields: str, one: bool = True) -> None:
         """Numbers from 0 to 1, the latter included or not."""
@@ -111,9 +130,16 @@ class FerConfig(PreTrainedConfig):
             self._check(field, _is_number(value) and value > 0, "positive")
 
     def _check_backbone(self) -> None:
-        self._check("backbone", isinstance(self.backbone, str) and self.backbone != "", "a timm model name")
+        valid = isinstance(self.backbone, str) and re.fullmatch(r"[\w.-]{1,200}", self.backbone)
+        self._check("backbone", bool(valid), "a timm model name")
         kwargs = self.backbone_kwargs
         self._check("backbone_kwargs", kwargs is None or isinstance(kwargs, dict), "a mapping")
+        for name, value in (kwargs or {}).items():
+            loads = name in _LOADING
+            self._check("backbone_kwargs", not loads, f"without {name!r}: weights come by load_backbone_weights")
+            limit = MAX_DEPTH if name in _DEPTHS else MAX_KWARG
+            allowed = f"a mapping in which {name!r} holds finite numbers of at most {limit}, in short lists"
+            self._check("backbone_kwargs", _is_bounded(value, limit), allowed)
 
 
 class MapBackboneConfig(FerConfig):
@@ -147,6 +173,16 @@ def _is_integer(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_bounded(value: Any, limit: int, depth: int = 4) -> bool:
+    """Whether all numbers in `value` are finite and of at most `limit`, and its lists and texts short."""
+    if isinstance(value, (list, tuple, dict)):
+        parts = value.values() if isinstance(value, dict) else value
+        return depth > 0 and len(value) <= 100 and all(_is_bounded(part, limit, depth - 1) for part in parts)
+    if isinstance(value, (int, float)):
+        return abs(value) <= limit  # False for NaN
+    return not isinstance(value, str) or len(value) <= 200
 
 
 def is_distribution(row: Any, length: int) -> bool:

@@ -123,11 +123,12 @@ class GReFELConfig(FerConfig):
         self._check_choices(backbone=("ir50",), landmark_backbone=("mobilefacenet",))
         source = self.landmark_weights
         self._check("landmark_weights", source is None or isinstance(source, str), "the name of their source, or null")
-        self._check_integer_lists(3, "dims", "image_depths", "num_heads")
+        self._check_integer_lists(3, 2048, "dims", "num_heads")
+        self._check_integer_lists(3, 256, "image_depths")
         fits = all(dim % heads == 0 for dim, heads in zip(self.dims, self.num_heads, strict=True))
         self._check("num_heads", fits, f"divisors of dims {list(self.dims)}")
         if self.window_sizes is not None:
-            self._check_integer_lists(3, "window_sizes")
+            self._check_integer_lists(3, 2048, "window_sizes")
             fits = all(side % window == 0 for side, window in zip(self.level_sides, self.window_sizes, strict=True))
             self._check("window_sizes", fits, f"divisors of the levels' sides {list(self.level_sides)}")
         self._check_integers(1, 4096, "embed_dim", "vit_heads", "head_width", "attentive_width")
@@ -135,6 +136,8 @@ class GReFELConfig(FerConfig):
         self._check("vit_heads", self.embed_dim % self.vit_heads == 0, f"a divisor of embed_dim {self.embed_dim}")
         self._check_shares("head_dropout", one=False)
         self._check_integers(0, 1000, "num_anchors")
+        fits = self.num_anchors * self.num_labels <= 100_000
+        self._check("num_anchors", fits, f"at most {100_000 // self.num_labels} for {self.num_labels} labels")
         self._check_positive("anchor_temperature")
         self._check_flags("attentive_correction")
         divides = not self.attentive_correction or self.embed_dim % self.attentive_width == 0

@@ -109,4 +109,4 @@ class HSACConfig(MapBackboneConfig):
         self._check_flags("detach_attention_target")
         self._check_positive("max_downsampling")
         self._check("max_downsampling", self.max_downsampling >= 1, "at least 1")
-        self._check_integers(1, 4096, "discriminator_channels")
+        self._check_integers(1, 1024, "discriminator_channels")

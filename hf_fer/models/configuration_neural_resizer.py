@@ -130,8 +130,8 @@ class NeuralResizerConfig(FerConfig):
         least = max(self.image_size, self.backbone_image_size)
         allowed = f"at least image_size and backbone_image_size, {self.image_size} and {self.backbone_image_size}"
         self._check("upsampled_size", self.upsampled_size >= least, allowed)
-        self._check_integers(1, 1024, "upsampler_channels", "resizer_channels")
-        self._check_integers(0, 128, "upsampler_blocks", "resizer_blocks")
+        self._check_integers(1, 512, "upsampler_channels", "resizer_channels")
+        self._check_integers(0, 64, "upsampler_blocks", "resizer_blocks")
         self._check_backbone()
         self._check_shares("dropout", one=False)
         self._check_shares("prior_alpha")

@@ -1428,9 +1428,20 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         for value in (3, True, ["a"])
     ),
     *(
-        ({field: value}, rf"{field} must be 3 integers of at least 1, got ")
-        for field in ("dims", "image_depths", "num_heads", "window_sizes")
-        for value in ([4, 2], [4, 2, 1, 1], [4, 2, 0], [4, 2, -1], [4, 2, 1.0], [4, 2, True], 4, "421", [])
+        ({field: value}, rf"{field} must be 3 integers from 1 to {high}, got ")
+        for field, high in (("dims", 2048), ("image_depths", 256), ("num_heads", 2048), ("window_sizes", 2048))
+        for value in (
+            [4, 2],
+            [4, 2, 1, 1],
+            [4, 2, 0],
+            [4, 2, -1],
+            [4, 2, 1.0],
+            [4, 2, True],
+            [4, 2, 10**9],
+            4,
+            "421",
+            [],
+        )
     ),
     *(({field: None}, rf"{field} must be 3 integers") for field in ("dims", "image_depths", "num_heads")),
     ({"num_heads": [2, 4, 7]}, r"num_heads must be divisors of dims \[64, 128, 256\], got \[2, 4, 7\]"),
@@ -1449,6 +1460,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     *(({"vit_depth": value}, "vit_depth must be an integer from 1 to 64, got ") for value in (0, 65, 2.0)),
     *(({"num_anchors": v}, "num_anchors must be an integer from 0 to 1000, got ") for v in (-1, 1001, 2.5, True, None)),
+    ({"num_anchors": 101, "num_labels": 1000}, "num_anchors must be at most 100 for 1000 labels, got 101"),
     *(({"anchor_temperature": v}, "anchor_temperature must be positive, got ") for v in (0, -1, NAN, INFINITY, "1")),
     *(({"attentive_correction": v}, "attentive_correction must be true or false, got ") for v in (None, 1, "no")),
     *(({"head_dropout": v}, r"head_dropout must be a number in \[0, 1\), got ") for v in (1, -0.1, None, NAN)),

@@ -811,6 +811,7 @@ def test_a_checkpoint_with_a_discriminator_serves_without(tmp_path: Path) -> Non
         ("max_downsampling", 0.99, "at least 1"),
         ("max_downsampling", 0, "positive"),
         ("discriminator_channels", 0, "an integer from 1"),
+        ("discriminator_channels", 1025, "an integer from 1 to 1024"),
         ("discriminator_channels", 2.0, "an integer"),
     ],
 )
