@@ -167,14 +167,19 @@ def _local_folder(source: str) -> Path | None:
 
 
 def _call(where: str, load: Callable[[], Any]) -> Any:
-    """`load()`, with what `datasets` and the Hub client raise (wrong name, no network) in one sentence."""
+    """`load()`, with what `datasets` and the Hub client raise (wrong name, no network, a pickle) in one sentence."""
+    from pickle import UnpicklingError
+
     from datasets.exceptions import DatasetsError
     from yaml import YAMLError
 
+    known = (DatasetsError, YAMLError, OSError, ValueError, RuntimeError, KeyError, TypeError, UnpicklingError)
     try:
         return load()
-    except (DatasetsError, YAMLError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except known as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
+        # Escapes, of which some of these messages are made, would act on a terminal.
+        reason = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in reason)
         raise FerError(
             f"{where} cannot be loaded: {reason.rstrip('.')}; check the name, the network and what lies in the folder."
         ) from error
