@@ -100,7 +100,8 @@ def _predict(options: argparse.Namespace) -> int:
         answers: Iterator[Prediction | FailedImage] = iter(())
         classes: list[str] = []
         if found:  # else there is no need to load a model
-            from .inference.predict import load_classifier, predict_images
+            from .checkpoints.loading import load_classifier
+            from .inference.predict import predict_images
 
             model, processor = load_classifier(
                 options.model,

@@ -45,26 +45,18 @@ def _evaluate(options: argparse.Namespace) -> int:
     from .evaluation.protocols import PROTOCOLS, evaluate_model
     from .evaluation.records import write_record
 
-    system = options.system
     if not from_file:
-        from .evaluation.systems import digest_of
-        from .inference.predict import load_classifier, resolve_model
-
-        folder, local = resolve_model(system)
-        system, processor = load_classifier(
-            system, options.device, revision=options.revision, trust_remote_code=options.trust_remote_code
-        )
         arguments |= {
             "batch_size": options.batch_size,
-            # Of a folder the weights tell the version.
-            "revision": digest_of(Path(folder)) if local else options.revision,
-            "processor": processor,
+            "device": options.device,
+            "revision": options.revision,
+            "trust_remote_code": options.trust_remote_code,
             "predictions": predictions,
             "overwrite": options.force,
             "latency": options.latency,
         }
     record = (PROTOCOLS[protocol] if protocol else evaluate_model)(
-        system,
+        options.system,
         options.data,
         root=options.root,
         split=options.split,

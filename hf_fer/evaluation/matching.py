@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_fer.checkpoints.loading import resolve_model
 from hf_fer.errors import FerError
 from hf_fer.labels import LabelMapping, find_expression, map_labels
 
@@ -152,7 +153,7 @@ def class_names(model: Any, data: Any, column: str = "label") -> tuple[Sequence[
         from transformers import AutoConfig
 
         try:
-            model = _names(AutoConfig.from_pretrained(model))
+            model = _names(AutoConfig.from_pretrained(resolve_model(model)[0]))
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise FerError(f"{model} has no configuration to read ({reason}); name a checkpoint.") from error

@@ -186,6 +186,7 @@ def evaluate_model(
     batch_size: int = 64,
     device: str | torch.device | None = None,
     revision: str | None = None,
+    trust_remote_code: bool = False,
     progress: bool = True,
     model_name: str | None = None,
     dataset_name: str | None = None,
@@ -209,8 +210,8 @@ def evaluate_model(
       away instead: their probability is dropped and the rest re-normalised, and the record says so.
 
     Args:
-        system: a checkpoint folder, a Hub id, a loaded image-classification model, a pipeline, or a file of predictions
-            (docs/evaluation.md).
+        system: a checkpoint folder, a Hub id, "default" (the model inside the package), a loaded image-classification
+            model, a pipeline, or a file of predictions (docs/evaluation.md).
         dataset: a name for `load_fer_dataset`, or a `Dataset`/`DatasetDict` with columns `image` and `label`
             (`ClassLabel`).
         root: raw download of a named data set.
@@ -223,6 +224,7 @@ def evaluate_model(
         device: where to run. `None`: a loaded model stays where it is, a path goes to CUDA if there is one,
             else the CPU.
         revision: Hub revision of the model; the record holds the commit it resolved to.
+        trust_remote_code: let a checkpoint that is not ours bring Python code and run it.
         progress: show a progress bar on standard error.
         model_name: name for the record; default: the path, the id or the file's name.
         dataset_name: name for the record; default: the data set's own, of a folder its last part. Where `dataset` is an
@@ -257,6 +259,7 @@ def evaluate_model(
         batch_size=batch_size,
         device=device,
         revision=revision,
+        trust_remote_code=trust_remote_code,
         progress=progress,
         model_name=model_name,
         dataset_name=dataset_name,
@@ -284,6 +287,7 @@ def _evaluate(
     batch_size: int = 64,
     device: str | torch.device | None = None,
     revision: str | None = None,
+    trust_remote_code: bool = False,
     progress: bool = True,
     model_name: str | None = None,
     dataset_name: str | None = None,
@@ -299,7 +303,14 @@ def _evaluate(
     started = time.perf_counter()
     factors = None if resolutions is None else _check_factors(resolutions)
     options = dict(options or {})
-    scored = open_system(system, processor=processor, revision=revision, device=device, name=model_name)
+    scored = open_system(
+        system,
+        processor=processor,
+        revision=revision,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        name=model_name,
+    )
     if scored.network is None and (latency or predictions is not None or reference_side is not None):
         raise FerError(
             "A file of predictions has no latency, nothing to export and no reference_side; leave these out."

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hf_fer.checkpoints.checks import first_sentence
+from hf_fer.checkpoints.loading import load_classifier, resolve_model
 from hf_fer.data.images import to_rgb
 from hf_fer.data.resolution import degrade_image
 from hf_fer.errors import FerError
@@ -56,16 +58,18 @@ def open_system(
     processor: Any = None,
     revision: str | None = None,
     device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
     name: str | None = None,
 ) -> System:
     """Anything that `evaluate_model` takes, as a `System`.
 
     Args:
-        system: a checkpoint folder, a Hub id, a file of predictions (`.csv`, `.parquet`, `.jsonl`), a loaded
-            transformers classifier, or an image-classification pipeline.
+        system: a checkpoint folder, a Hub id or "default" (see `load_classifier`), a file of predictions (`.csv`,
+            `.parquet`, `.jsonl`), a loaded transformers classifier, or an image-classification pipeline.
         processor: image processor of a model; default: the one saved with it.
         revision: of a Hub id.
         device: where a model runs. None: a loaded model stays where it is, a path goes to CUDA if there is one.
+        trust_remote_code: let a checkpoint that is not ours bring Python code and run it.
         name: for the record; default: the path, the id or the class name.
 
     Raises:
@@ -75,6 +79,7 @@ def open_system(
         _refuse("a file of predictions", processor=processor, revision=revision, device=device)
         path = Path(system)
         return System("predictions", name or path.stem, None, digest_of(path), path=path)
+    folder = None  # of a loaded model nobody knows whether it is still what its folder holds
     if not isinstance(system, str | os.PathLike | torch.nn.Module):
         if not callable(system) or not isinstance(getattr(system, "model", None), torch.nn.Module):
             raise FerError(
@@ -84,19 +89,23 @@ def open_system(
         _refuse("a pipeline, which brings its own", processor=processor, revision=revision, device=device)
         source, path, network, answer = "pipeline", None, system.model, _pipeline_answers(system)
     else:
-        source = "model"
-        network, processor, path = _load_model(system, processor, revision)
-        if device is None and path is not None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device is not None:
-            network.to(device)
+        source, path = "model", None
+        if isinstance(system, torch.nn.Module):
+            network, processor = system, processor or _saved_processor(system)
+            if device is not None:
+                network.to(device)
+        else:
+            path, local = resolve_model(system)
+            folder = Path(path) if local else None
+            network, processor = load_classifier(
+                system, device, revision=revision, trust_remote_code=trust_remote_code, processor=processor
+            )
         answer = _model_answers(network, processor)
     config = getattr(network, "config", None)
-    # Of a loaded model nobody knows whether it is still what its folder holds.
-    folder = Path(system) if isinstance(system, str | os.PathLike) and Path(system).is_dir() else None
+    known_as = os.fspath(system) if path is not None else getattr(config, "_name_or_path", "")
     return System(
         source,
-        name or (os.fspath(system) if path else getattr(config, "_name_or_path", "")) or type(network).__name__,
+        name or known_as or type(network).__name__,
         model_classes(network),
         getattr(config, "_commit_hash", None) or revision or digest_of(folder),
         folder,
@@ -297,47 +306,26 @@ def _pipeline_answers(pipe: Any) -> Callable[[list[Image.Image]], np.ndarray]:
     return answer_by_pipeline
 
 
-def _load_model(
-    source: str | os.PathLike[str] | torch.nn.Module, processor: Any, revision: str | None
-) -> tuple[torch.nn.Module, Any, str | None]:
-    from transformers import AutoImageProcessor, AutoModelForImageClassification
+def _saved_processor(network: torch.nn.Module) -> Any:
+    """The image processor of the checkpoint that a model was loaded from."""
+    from transformers import AutoImageProcessor
 
-    if isinstance(source, torch.nn.Module):
-        model, path = source, None
-        where = getattr(getattr(model, "config", None), "_name_or_path", "")
-        if processor is None and not where:
-            raise FerError(
-                f"The {type(model).__name__} was not loaded from a checkpoint, so it has no image processor; "
-                f"pass processor=."
-            )
-    else:
-        path = where = os.fspath(source)
-        try:
-            # In float32 whatever the checkpoint is stored in: half precision is slow and inexact on a CPU.
-            model = AutoModelForImageClassification.from_pretrained(
-                path, revision=revision or "main", dtype=torch.float32
-            )
-        except (OSError, ValueError, KeyError) as error:
-            raise FerError(
-                f"No image-classification model could be loaded from {path!r} ({_one_line(error)}); pass a "
-                f"saved folder or a Hub id."
-            ) from error
-    if processor is None:
-        try:
-            processor = AutoImageProcessor.from_pretrained(where, revision=revision or "main")
-        except (OSError, ValueError, KeyError) as error:
-            raise FerError(
-                f"No image processor could be loaded from {where!r} ({_one_line(error)}); save one beside "
-                f"the model, or pass processor=."
-            ) from error
-    return model, processor, path
+    where = getattr(getattr(network, "config", None), "_name_or_path", "")
+    if not where:
+        raise FerError(
+            f"The {type(network).__name__} was not loaded from a checkpoint, so it has no image processor; pass "
+            "processor=."
+        )
+    try:
+        return AutoImageProcessor.from_pretrained(where)
+    except (OSError, ValueError, KeyError) as error:
+        raise FerError(
+            f"No image processor could be loaded from {where!r} ({first_sentence(error)}); save one beside the model, "
+            "or pass processor=."
+        ) from error
 
 
 def _refuse(what: str, **arguments: Any) -> None:
     given = [name for name, value in arguments.items() if value is not None]
     if given:
         raise FerError(f"{', '.join(given)} cannot be set for {what}; leave it out.")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

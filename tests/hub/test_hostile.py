@@ -16,7 +16,7 @@ from hostile_cases import CASES, CODE, TRAP
 from hub_server import HubServer
 
 import hf_fer
-from hf_fer.inference import checkpoint_checks as checks
+from hf_fer.checkpoints import checks
 from hf_fer.inference.images import MAX_PIXELS
 from hf_fer.models.configuration_base import MAX_LABELS
 

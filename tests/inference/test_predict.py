@@ -25,10 +25,11 @@ from transformers import (
     pipeline,
 )
 
+from hf_fer.checkpoints import loading
+from hf_fer.checkpoints.loading import load_classifier, resolve_model
 from hf_fer.errors import FerError
-from hf_fer.inference import predict
 from hf_fer.inference.images import FailedImage, open_image
-from hf_fer.inference.predict import Prediction, load_classifier, predict_images, resolve_model
+from hf_fer.inference.predict import Prediction, predict_images
 
 NAMES = ["neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt"]
 
@@ -311,7 +312,7 @@ def test_a_device_that_is_not_there(device: str, checkpoint: Path) -> None:
 
 
 def test_default_means_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path) -> None:
-    monkeypatch.setattr(predict, "__file__", str(tmp_path / "hf_fer" / "inference" / "predict.py"))
+    monkeypatch.setattr(loading, "__file__", str(tmp_path / "hf_fer" / "checkpoints" / "loading.py"))
     with pytest.raises(FerError, match="reinstall"):
         resolve_model(None)
     shutil.copytree(checkpoint, tmp_path / "hf_fer" / "assets")

@@ -1,0 +1,1 @@
+"""Checkpoints from anywhere: checked before anything is built of them, then loaded."""
