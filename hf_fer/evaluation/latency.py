@@ -64,7 +64,7 @@ def describe_hardware(network: torch.nn.Module) -> dict[str, Any]:
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "processor": processor_name(),
         "threads": torch.get_num_threads(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",  # the kernel's build is nobody's business
     }
 
 

@@ -12,6 +12,7 @@ from .run_files import RunFiles
 
 DATASET_TITLES = {"ferplus": "FERPlus", "synthetic": "synthetic (drawn faces)"}
 
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{0,60}", re.ASCII)
 _HUB_ID = re.compile(r"[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}", re.ASCII)
 
 
@@ -35,12 +36,18 @@ def card_metadata(title: str, run: RunFiles) -> Any:
     return ModelCardData(
         model_name=title.split("/")[-1],
         eval_results=_results(run.recipe, run.report["selected"]),
-        license="apache-2.0",
+        license=license_of(run.recipe),
         base_model=[name for name in repositories if _HUB_ID.fullmatch(name)] or None,
         datasets=[dataset] if dataset else None,
         metrics=["accuracy", "recall", "f1"],
         **shared,
     )
+
+
+def license_of(recipe: Mapping[str, Any] | None) -> str:
+    """What whoever trained the weights has said of their licence, as the Hub writes it; else "unknown"."""
+    given = (recipe or {}).get("license")
+    return given if isinstance(given, str) and _LICENSE.fullmatch(given) else "unknown"
 
 
 def dataset_name(recipe: Mapping[str, Any]) -> tuple[str, str | None]:

@@ -11,7 +11,7 @@ from typing import Any
 from .._auto import METHODS, config_class
 from ..errors import FerError
 from ..evaluation.markdown import NONE, TIMES, TO, code, escape, fenced, figure, finite, one_line, percent, table
-from .card_metadata import DATASET_TITLES, dataset_name, last_part
+from .card_metadata import DATASET_TITLES, dataset_name, last_part, license_of
 from .method_name import describe_method
 from .run_files import RunFiles
 
@@ -124,6 +124,7 @@ def _about_training(config: Mapping[str, Any], recipe: Mapping[str, Any], report
         "versions": ", ".join(f"{escape(k)} {code(v)}" for k, v in record["versions"].items() if v),
         "duration": _duration(report["train_seconds"]),
         "seed": "not recorded" if record["seed"] is None else _whole(record["seed"], "seed"),
+        "license": license_of(recipe),
         "half_precision": bool(recipe.get("half_precision_export")),
         "date": escape(record["date"][:10]),
     }

@@ -38,6 +38,14 @@ def run(tmp_path: Path) -> Path:
     return make_run(tmp_path / "my_run")
 
 
+def test_the_licence_is_what_the_recipe_says(tmp_path: Path) -> None:
+    card = build_card(make_run(tmp_path / "said", license="cc-by-nc-4.0"))
+    assert ModelCard(card).data.license == "cc-by-nc-4.0"
+    assert "Code: Apache-2.0. Weights: cc-by-nc-4.0. Training images" in card
+    card = build_card(make_run(tmp_path / "unsaid"))
+    assert "Code: Apache-2.0. Whoever trained the weights has not recorded their licence. Training images" in card
+
+
 def test_metadata_comes_back_as_the_report_has_it(run: Path) -> None:
     path = write_card(run)
     assert path == run / "README.md"
@@ -45,7 +53,7 @@ def test_metadata_comes_back_as_the_report_has_it(run: Path) -> None:
     data = ModelCard.load(path).data
     assert data.pipeline_tag == "image-classification"
     assert data.library_name == "transformers"
-    assert data.license == "apache-2.0"
+    assert data.license == "unknown"  # it is for whoever trained the weights to say
     assert data.tags == ["hf-fer", "facial-expression-recognition", "mek"]
     assert data.datasets is None  # FERPlus has no official place on the Hub
     assert data.model_name == "my_run"

@@ -12,7 +12,10 @@ from hf_fer.hub.card import build_card
 ROOT = Path(__file__).parents[2]
 CARDS = ROOT / "model_cards"
 ASSETS = ROOT / "hf_fer" / "assets"
-AGAIN = "hf-fer card hf_fer/assets && hf-fer card hf_fer/assets --output model_cards/hf-fer-default.md"
+AGAIN = "; ".join(
+    f"hf-fer card hf_fer/assets --force --output {page}"
+    for page in ("hf_fer/assets/README.md", "model_cards/hf-fer-default.md")
+)
 
 
 def test_they_are_up_to_date() -> None:

@@ -118,3 +118,12 @@ def test_of_paths_the_name_alone_is_told(tmp_path: Path) -> None:
     recipe.backbone_weights = str(tmp_path / "ferplus")
     flat = yaml.safe_load(recipe.to_yaml())
     assert (flat["dataset"], flat["backbone_weights"]) == ("./ferplus", "ferplus")
+
+
+def test_a_licence_is_named_as_the_hub_names_it(tmp_path: Path) -> None:
+    file = tmp_path / "mek_x.yaml"
+    file.write_text("dataset: synthetic\noutput_dir: runs/x\nlicense: cc-by-nc-4.0\n")
+    assert "license: cc-by-nc-4.0" in load_recipe(MEKConfig, file, []).to_yaml()
+    for wrong in ("MIT license", "<b>", "''", "5"):
+        with pytest.raises(FerError, match="license"):
+            load_recipe(MEKConfig, file, [f"--license={wrong}"])
