@@ -7,7 +7,6 @@ loaded one, an image-classification pipeline, or a file of predictions. Classes 
 from __future__ import annotations
 
 import datetime
-import inspect
 import os
 import platform
 import time
@@ -44,6 +43,21 @@ VERSIONED = {
 }
 
 
+@dataclass(frozen=True)
+class _Protocol:
+    """What sets a protocol apart.
+
+    Attributes:
+        name: None where the resolutions decide between standard and multi_resolution.
+        conditions: makes the record's from the run's facts and the data set's name; raises FerError.
+        leave_out_missing: do not score images of classes that the classifier lacks.
+    """
+
+    name: str | None
+    conditions: Callable[[Mapping[str, Any] | None, str], dict[str, Any]] = lambda facts, name: {}
+    leave_out_missing: bool = False
+
+
 def standard(system: Any, dataset: Any, **options: Any) -> dict[str, Any]:
     """The whole split, every image as it is.
 
@@ -56,7 +70,7 @@ def standard(system: Any, dataset: Any, **options: Any) -> dict[str, Any]:
             "The protocol standard scores images as they are; use multi_resolution for other resolutions or a "
             "reference_side."
         )
-    return _evaluate(system, dataset, "standard", resolutions=(1,), **_checked(options))
+    return evaluate_model(system, dataset, resolutions=(1,), _protocol=_Protocol("standard"), **options)
 
 
 def multi_resolution(
@@ -69,7 +83,7 @@ def multi_resolution(
             input, as HSAC (WACV 2024) does; by default they count from each image's own size.
         resolutions: the factors; default: the papers' 1, 2, 4, 8, of a file of predictions its own.
     """
-    return _evaluate(system, dataset, "multi_resolution", resolutions=resolutions, **_checked(options))
+    return evaluate_model(system, dataset, resolutions=resolutions, _protocol=_Protocol("multi_resolution"), **options)
 
 
 def imbalance(system: Any, dataset: Any, *, imbalance_factor: float | None = None, **options: Any) -> dict[str, Any]:
@@ -85,13 +99,11 @@ def imbalance(system: Any, dataset: Any, *, imbalance_factor: float | None = Non
     Raises:
         FerError: nobody says the factor, or the run folder says another; and see `evaluate_model`.
     """
-    return _evaluate(
-        system,
-        dataset,
-        "imbalance",
-        conditions=lambda facts, _: _stated("imbalance_factor", imbalance_factor, facts, above=1.0),
-        **_checked(options),
-    )
+
+    def conditions(facts: Mapping[str, Any] | None, _: str) -> dict[str, Any]:
+        return _stated("imbalance_factor", imbalance_factor, facts, above=1.0)
+
+    return evaluate_model(system, dataset, _protocol=_Protocol("imbalance", conditions), **options)
 
 
 def label_noise(system: Any, dataset: Any, *, label_noise: float | None = None, **options: Any) -> dict[str, Any]:
@@ -106,13 +118,11 @@ def label_noise(system: Any, dataset: Any, *, label_noise: float | None = None, 
     Raises:
         FerError: nobody says the share, or the run folder says another; and see `evaluate_model`.
     """
-    return _evaluate(
-        system,
-        dataset,
-        "label_noise",
-        conditions=lambda facts, _: _stated("label_noise", label_noise, facts, above=0.0, below=1.0),
-        **_checked(options),
-    )
+
+    def conditions(facts: Mapping[str, Any] | None, _: str) -> dict[str, Any]:
+        return _stated("label_noise", label_noise, facts, above=0.0, below=1.0)
+
+    return evaluate_model(system, dataset, _protocol=_Protocol("label_noise", conditions), **options)
 
 
 def cross_dataset(
@@ -155,14 +165,12 @@ def cross_dataset(
             )
         return {"trained_on": sorted(set(names)), "stated_by": "report" if {*names} == {reported} else "caller"}
 
-    return _evaluate(
+    return evaluate_model(
         system,
         dataset,
-        "cross_dataset",
-        conditions=conditions,
-        leave_out_missing=shared_classes_only,
         restrict_to_dataset_classes=shared_classes_only,
-        **_checked(options),
+        _protocol=_Protocol("cross_dataset", conditions, leave_out_missing=shared_classes_only),
+        **options,
     )
 
 
@@ -197,6 +205,7 @@ def evaluate_model(
     predictions: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     latency: bool = False,
+    _protocol: _Protocol | None = None,
 ) -> dict[str, Any]:
     """Score a classifier on a split and return the JSON record of the result (docs/records.md).
 
@@ -248,58 +257,7 @@ def evaluate_model(
             a label is unset, no class name is shared, or one of the conditions of `predict_probabilities` or
             `read_predictions`.
     """
-    return _evaluate(
-        system,
-        dataset,
-        None,
-        root=root,
-        split=split,
-        resolutions=resolutions,
-        options=options,
-        batch_size=batch_size,
-        device=device,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        progress=progress,
-        model_name=model_name,
-        dataset_name=dataset_name,
-        processor=processor,
-        reference_side=reference_side,
-        restrict_to_dataset_classes=restrict_to_dataset_classes,
-        label_map=label_map,
-        predictions=predictions,
-        overwrite=overwrite,
-        latency=latency,
-    )
-
-
-def _evaluate(
-    system: Any,
-    dataset: Any,
-    protocol: str | None,
-    *,
-    conditions: Callable[[Mapping[str, Any] | None, str], dict[str, Any]] | None = None,
-    leave_out_missing: bool = False,
-    root: str | os.PathLike[str] | None = None,
-    split: str | None = None,
-    resolutions: Sequence[float] | None = None,
-    options: Mapping[str, Any] | None = None,
-    batch_size: int = 64,
-    device: str | torch.device | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    progress: bool = True,
-    model_name: str | None = None,
-    dataset_name: str | None = None,
-    processor: Any = None,
-    reference_side: int | None = None,
-    restrict_to_dataset_classes: bool = False,
-    label_map: Mapping[str, str | None] | None = None,
-    predictions: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    latency: bool = False,
-) -> dict[str, Any]:
-    """What all protocols do. `conditions` makes the record's from the run's facts and the data set's name."""
+    protocol = _protocol or _Protocol(None)
     started = time.perf_counter()
     factors = None if resolutions is None else _check_factors(resolutions)
     options = dict(options or {})
@@ -323,12 +281,12 @@ def _evaluate(
     described = effective_options(dataset, options)
     data, name, split, other_splits = load_split(dataset, dataset_name, root, split, options)
     facts = read_training_facts(scored.folder)
-    stated = conditions(facts, name) if conditions else {}
+    stated = protocol.conditions(facts, name)
     labels, dataset_classes = read_labels(data, name, split)
 
     if scored.network is None:
         answered = _read_answers(scored, data, dataset_classes, name, split, other_splits, factors, label_map)
-        if answered.tables is None and (leave_out_missing or restrict_to_dataset_classes):
+        if answered.tables is None and (protocol.leave_out_missing or restrict_to_dataset_classes):
             raise FerError(
                 f"{scored.path} holds answers alone, so nobody can tell which classes its author knows and what to "
                 "fall back on; add probabilities, or count every class: shared_classes_only (or "
@@ -336,7 +294,7 @@ def _evaluate(
             )
     else:
         match = match_classes(scored.classes, dataset_classes, label_map)
-        factors = factors or _check_factors(LOW_RESOLUTION if protocol == "multi_resolution" else (1,))
+        factors = factors or _check_factors(LOW_RESOLUTION if protocol.name == "multi_resolution" else (1,))
         per_factor = probabilities_by_factor(
             scored.answer,
             data["image"],
@@ -361,14 +319,12 @@ def _evaluate(
             )
 
     factors = list(answered.answers)
-    if protocol is None:
-        protocol = "standard" if factors == [1.0] and reference_side is None else "multi_resolution"
-    elif protocol == "standard" and factors != [1.0]:
+    if protocol.name == "standard" and factors != [1.0]:
         raise FerError(
             f"{scored.path} has the factors {', '.join(map(factor_key, factors))}; score it by the protocol "
             "multi_resolution."
         )
-    left_out = answered.missing if leave_out_missing else []
+    left_out = answered.missing if protocol.leave_out_missing else []
     rows = ~np.isin(labels, left_out)
     if not rows.any():
         raise FerError(f"{name} ({split}) has no image of a class that the model has; nothing is left to score.")
@@ -386,7 +342,8 @@ def _evaluate(
         "dataset": name,
         "dataset_fingerprint": getattr(data, "_fingerprint", None),
         "split": split,
-        "protocol": protocol,
+        "protocol": protocol.name
+        or ("standard" if factors == [1.0] and reference_side is None else "multi_resolution"),
         "conditions": stated,
         "label_rule": described.get("label_rule"),
         "options": described,
@@ -541,19 +498,6 @@ def _source_of(dataset: str) -> str:
     """What a data set's images are, by its name: spelling aside, and FERPlus and FER2013 have the same."""
     name = "".join(char for char in dataset.casefold().replace("\\", "/").split("/")[-1] if char.isalnum())
     return "fer2013" if name in ("ferplus", "fer", "fer2013plus") else name
-
-
-def _checked(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a protocol, which are those of `evaluate_model`.
-
-    Raises:
-        TypeError: another one, as Python says it.
-    """
-    known = inspect.signature(evaluate_model).parameters
-    for name in options:
-        if name not in known:
-            raise TypeError(f"a protocol has no option {name!r}; see evaluate_model for those there are")
-    return options
 
 
 def _check_factors(resolutions: Sequence[float]) -> list[float]:
