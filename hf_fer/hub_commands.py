@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,15 +30,16 @@ def print_plan(plan: Plan) -> None:
     print(
         f"{plan.url}{new}: {len(plan.upload)} to upload, {len(plan.delete)} to delete, {len(plan.same)} there already"
     )
-    for sign, names in (("+", plan.upload), ("-", plan.delete)):
-        for name in names:
-            print(f"  {sign} {_shown(name)}")
+    for name in (*plan.upload, *plan.delete):
+        sign = "-" if name in plan.delete else "~" if name in plan.replace else "+"
+        print(f"  {sign} {_shown(name)}{' (replaced)' * (sign == '~')}")
     if plan.foreign:
-        print(f"not of an earlier push, left as they are: {_listed(plan.foreign)}")
+        print(f"not as an earlier push left them, and kept: {_listed(plan.foreign)}")
     if plan.keeps_card:
         print("the card there was edited, and is kept")
     if plan.left_out:
-        print(f"hidden or compiled, not pushed: {_listed(plan.left_out)}", flush=True)
+        print(f"not pushed: {_listed(plan.left_out)}")
+    sys.stdout.flush()
 
 
 def _shown(name: str) -> str:
@@ -52,9 +54,8 @@ def _listed(names: tuple[str, ...], limit: int = 10) -> str:
 def _push(options: argparse.Namespace) -> int:
     from .hub import push
 
-    names = ("revision", "create_pr", "keep_card", "overwrite_card", "message", "dry_run")
-    # Without --public a new repository is private, and one that is there stays as it is.
-    chosen = {name: getattr(options, name) for name in names} | {"private": False if options.public else None}
+    names = ("private", "revision", "create_pr", "keep_card", "overwrite_card", "overwrite", "message", "dry_run")
+    chosen = {name: getattr(options, name) for name in names}
     chosen["show"] = print_plan
     if options.command == "push":
         url = push.push_release(options.folder, options.repo, **chosen)
@@ -90,7 +91,7 @@ def add_parsers(commands: Any) -> None:
         " card, report and plots, and nothing else that lies in FOLDER. What is there already is not sent again. The"
         " token is that of `hf auth login` or HF_TOKEN.",
     )
-    push.add_argument("folder", metavar="FOLDER", help="a run folder, or one that save_pretrained wrote")
+    push.add_argument("folder", metavar="FOLDER", help="a run folder, or one that save_pretrained wrote, or a release")
     _add_push(push)
 
     metric = commands.add_parser(
@@ -119,11 +120,14 @@ def add_parsers(commands: Any) -> None:
 
 def _add_push(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("repo", metavar="REPO", help="owner/name; made, in private, where there is none")
-    parser.add_argument("--public", action="store_true", help="make a new repository in public")
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument("--private", action="store_true", default=None, help="push to a private repository only")
+    who.add_argument("--public", action="store_false", dest="private", default=None, help="make a new one in public")
     parser.add_argument("--revision", metavar="R", help="push to this branch; default: main")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead")
     card = parser.add_mutually_exclusive_group()
-    card.add_argument("--keep-card", action="store_true", help="keep a card there that somebody edited")
+    card.add_argument("--keep-card", action="store_true", help="keep a card there that somebody wrote or edited")
     card.add_argument("--overwrite-card", action="store_true", help="replace it")
+    parser.add_argument("--overwrite", action="store_true", help="replace other files that somebody brought or edited")
     parser.add_argument("--message", metavar="T", help="of the commit")
     parser.add_argument("--dry-run", action="store_true", help="only list what would be uploaded and deleted")

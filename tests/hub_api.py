@@ -241,7 +241,7 @@ class Request:
         verify = {"href": f"{self.hub.url}/{prefix}{name}.git/info/lfs/verify"}
         objects = []
         for wanted in self.content()["objects"]:
-            actions = {"upload": {"href": f"{self.hub.url}/lfs/{wanted['oid']}"}, "verify": verify}
+            actions = {"upload": {"href": f"{self.hub.url}/lfs/{wanted['oid']}?X-Signature=s"}, "verify": verify}
             objects.append(wanted if wanted["oid"] in self.hub.objects else {**wanted, "actions": actions})
         return Answer.json({"transfer": "basic", "objects": objects})
 

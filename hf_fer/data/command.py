@@ -74,8 +74,11 @@ def add_parser(commands: Any) -> None:
     prepare.add_argument("--push", metavar="REPO", help="upload it to this data set repository, such as owner/name")
     prepare.add_argument("--private", action="store_true", help="with --push: in a private repository")
     card = prepare.add_mutually_exclusive_group()
-    card.add_argument("--keep-card", action="store_true", help="with --push: keep a card there that somebody edited")
+    card.add_argument("--keep-card", action="store_true", help="with --push: keep a card that somebody edited there")
     card.add_argument("--overwrite-card", action="store_true", help="with --push: replace it")
+    prepare.add_argument(
+        "--overwrite", action="store_true", help="with --push: replace other files that somebody brought or edited"
+    )
 
     stats = actions.add_parser(
         "stats",
@@ -186,13 +189,15 @@ def _describe(name: str) -> int:
 def _prepare(options: argparse.Namespace) -> int:
     from .prepare import check_push, prepare
 
-    for flag in ("private", "keep_card", "overwrite_card"):
+    changes = ("keep_card", "overwrite_card", "overwrite")
+    for flag in ("private", *changes):
         if getattr(options, flag) and options.push is None:
             raise FerError(f"--{flag.replace('_', '-')} goes with --push REPO; leave it out, nothing is pushed.")
     if options.push is not None:
         check_push(options.name, options.push, options.private)
         # Upwards, for this is a part of the command line. Now rather than after hours of writing:
         from ..hub.push import check_access, push_prepared
+        from ..hub_commands import print_plan
 
         check_access(options.push, repo_type="dataset", private=options.private)
     summary = prepare(
@@ -206,9 +211,9 @@ def _prepare(options: argparse.Namespace) -> int:
     )
     _print_written(options.out, summary)
     if options.push is not None:
-        cards = {"keep_card": options.keep_card, "overwrite_card": options.overwrite_card}
+        chosen = {name: getattr(options, name) for name in changes} | {"show": print_plan}
         try:
-            url = push_prepared(options.out, options.name, options.push, private=options.private, **cards)
+            url = push_prepared(options.out, options.name, options.push, private=options.private, **chosen)
         except FerError as error:
             raise FerError(f"{error} {options.out} is written already: add --force to the command then.") from error
         print(f"pushed: {url}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FerError
+from ..repo_names import check_repo_name
 from . import _LOADERS, _SPLIT, _WITH_ROOT, load_fer_dataset
 from .raw_files import short
 
@@ -464,15 +465,7 @@ def may_be_public(name: str) -> bool:
 
 def check_push(name: str, repo: str, private: bool) -> None:
     """Raises FerError where `repo` is no repository name, or `name` may not be pushed to where everybody sees it."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise FerError(
-            f"--push {repo}: not the name of a repository ({brief(error)}); write it as owner/name."
-        ) from error
+    check_repo_name(repo)
     if not private and not may_be_public(name):
         whose = "may not be redistributed" if name in _WITH_ROOT else "may belong to somebody else"
         raise FerError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import json
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,9 @@ LONGEST_WAIT = 300.0
 _PASSING = {408, 429, 500, 502, 503, 504}
 _NOT_DONE = {429, 503}  # of these, those after which the Hub has surely not done what it was asked for
 _BROKEN = {"TimeoutException", "NetworkError", "RemoteProtocolError"}  # of httpx and of httpx2
+_LOGGERS = {"huggingface_hub": logging.ERROR} | dict.fromkeys(
+    ("httpx", "httpx2", "httpcore", "httpcore2"), logging.WARNING
+)
 _TOKEN = re.compile(r"\b(?:hf_(?!fer\b|hub\b|xet\b)|api_org_)[\w.\-]{4,}")
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/@]+@")
 _QUERY = re.compile(r"(https?://[^\s?]+)\?[^\s)]*")  # signed addresses of storage
@@ -83,14 +87,15 @@ def retried(
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without the client's log lines, which name signed addresses; errors come as exceptions all the same."""
-    from huggingface_hub.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
+    loggers = {logging.getLogger(name): level for name, level in _LOGGERS.items()}
+    before = {logger: logger.level for logger in loggers}
+    for logger, level in loggers.items():
+        logger.setLevel(max(logger.getEffectiveLevel(), level))
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        for logger, level in before.items():
+            logger.setLevel(level)
 
 
 # --- what happened --------------------------------------------------------------------------------
@@ -233,9 +238,9 @@ def _retry_after(error: BaseException) -> float | None:
     if value:
         try:
             then = email.utils.parsedate_to_datetime(value)
-        except ValueError:
+            then = then if then.tzinfo else then.replace(tzinfo=timezone.utc)
+            return max((then - datetime.now(timezone.utc)).total_seconds(), 0.0)
+        except (ValueError, OverflowError):
             return None
-        then = then if then.tzinfo else then.replace(tzinfo=timezone.utc)
-        return max((then - datetime.now(timezone.utc)).total_seconds(), 0.0)
     window = re.search(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,6})", str(headers.get("ratelimit") or ""))
     return float(window[1]) if window else None

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
+from ..digests import sha256
 from ..errors import FerError
-
-_CHUNK = 2**20
 
 
 def code_hashes(folder: str | Path) -> dict[str, str]:
@@ -28,11 +26,7 @@ def code_hashes(folder: str | Path) -> dict[str, str]:
 def _sha256(path: Path) -> str:
     if not path.is_file():  # a folder, a device that never ends, a link that leads nowhere
         raise FerError(f"{path} is not a file, so its code cannot be hashed; remove it, or put the file there.")
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+        return sha256(path)
     except OSError as error:
         raise FerError(f"{path} cannot be read ({error}), so its code cannot be hashed.") from error
-    return digest.hexdigest()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import FerError
 from ..evaluation.whole_files import shown
+
+_NOT_ON_WINDOWS = re.compile(r'.*([\\<>:"|?*].*|[. ])|(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class FolderFiles:
 
     Args:
         files: local file by its name in a repository: relative, with `/` between the parts.
-        left_out: hidden files and folders and what Python compiled, relative to the folder.
+        left_out: files and folders that stay behind, relative to the folder.
     """
 
     files: dict[str, Path]
@@ -71,12 +74,11 @@ def is_left_out(name: str) -> bool:
 
 
 def is_repo_path(name: str) -> bool:
-    """Whether it names a file in a repository: a relative path of printable parts, none of them hidden."""
+    """Whether it names a file in a repository: a relative path of printable parts, none of them hidden, that can be
+    checked out on every system."""
     parts = name.split("/")
     return (
         0 < len(name.encode(errors="replace")) <= 1000
         and name.isprintable()
-        and "\\" not in name
-        and all(part and not part.startswith(".") for part in parts)
-        and ":" not in parts[0]
+        and all(part and not part.startswith(".") and not _NOT_ON_WINDOWS.fullmatch(part) for part in parts)
     )

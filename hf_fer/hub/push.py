@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import fnmatch
-import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FerError
 from ..evaluation.whole_files import shown
+from ..repo_names import check_repo_name
 from .client import hub_client, quiet, scrub
-from .folder import folder_files, is_repo_path
-from .release import CARD, MANIFEST, is_release, link_release, manifest, release_files, sha256
+from .folder import FolderFiles, folder_files, is_repo_path
+from .release import CARD, MANIFEST, is_release_name, link_release, listing, manifest, read_manifest
 from .repository import KINDS, Conflict, Head, Repository, is_same
 
 if TYPE_CHECKING:
@@ -35,9 +34,10 @@ class Plan:
         url: its address.
         new: whether the repository has to be made.
         upload: files that it lacks or has otherwise.
-        delete: files that an earlier push brought and this one no longer has.
+        replace: those of them that it has otherwise.
+        delete: files that an earlier push brought, nobody changed, and this one no longer has.
         same: files that it has already.
-        foreign: files that are there, of which this push knows nothing; they stay.
+        foreign: other files that are there; they stay.
         left_out: files of the folder that are not pushed.
         keeps_card: whether its own card stays instead of the folder's.
     """
@@ -46,6 +46,7 @@ class Plan:
     url: str
     new: bool
     upload: tuple[str, ...]
+    replace: tuple[str, ...]
     delete: tuple[str, ...]
     same: tuple[str, ...]
     foreign: tuple[str, ...]
@@ -60,47 +61,29 @@ class Plan:
 # --- what is pushed -------------------------------------------------------------------------------
 
 
-def push_release(
-    folder: str | os.PathLike[str],
-    repo: str,
-    *,
-    private: bool | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
-    token: str | None = None,
-    keep_card: bool = False,
-    overwrite_card: bool = False,
-    message: str | None = None,
-    dry_run: bool = False,
-    show: Callable[[Plan], object] | None = None,
-    api: HfApi | None = None,
-    sleep: Callable[[float], object] = time.sleep,
-) -> str:
+def push_release(folder: str | os.PathLike[str], repo: str, **options: Any) -> str:
     """Pushes a model to a repository, as `push_folder` does: one commit, and none where nothing differs.
 
     Args:
-        folder: a run folder, or one that `save_pretrained` wrote, of which a release is built first
-            (`hub.release.build_release`); or a release that is built already.
-        repo, private, revision, create_pr, token, keep_card, overwrite_card, message, dry_run, show, api, sleep: see
-            `push_folder`.
+        folder: a run folder, or one that `save_pretrained` wrote, or a release: what is pushed is a release that is
+            built of it for this repository (`hub.release.build_release`).
+        repo: see `push_folder`.
+        options: those of `push_folder`, but for `repo_type` and `space_sdk`.
 
     Returns:
         The address of the commit or of the pull request; of the repository, when there was nothing to push.
 
     Raises:
-        FerError: see `build_release`, `release_files` and `push_folder`.
+        FerError: see `build_release` and `push_folder`.
     """
-    check_repo_name(repo)
-    options: dict[str, Any] = {
-        "private": private, "revision": revision, "create_pr": create_pr, "token": token, "keep_card": keep_card,
-        "overwrite_card": overwrite_card, "message": message or "Release by hf-fer", "dry_run": dry_run, "show": show,
-        "api": api, "sleep": sleep,
-    }  # fmt: skip
-    if is_release(folder):
-        return _push(release_files(folder), (), repo, "model", **options)
-    with tempfile.TemporaryDirectory(prefix="hf-fer-release-") as temporary:
-        release = link_release(folder, Path(temporary) / repo.split("/")[-1], repo_id=repo)
-        return _push(release_files(release), (), repo, "model", **options)
+
+    def built(name: str, temporary: Path) -> FolderFiles:
+        files = folder_files(link_release(folder, temporary / "release", repo_id=name)).files
+        behind = [path for path in Path(folder).iterdir() if path.name not in files]
+        return FolderFiles(files, tuple(sorted(f"{path.name}/" if path.is_dir() else path.name for path in behind)))
+
+    options = {"message": "Release by hf-fer", **options}
+    return _push(built, repo, "model", may_delete=is_release_name, **options)
 
 
 def push_folder(
@@ -114,8 +97,8 @@ def push_folder(
     token: str | None = None,
     keep_card: bool = False,
     overwrite_card: bool = False,
+    overwrite: bool = False,
     message: str | None = None,
-    replace: Sequence[str] = (),
     space_sdk: str | None = None,
     dry_run: bool = False,
     show: Callable[[Plan], object] | None = None,
@@ -124,10 +107,11 @@ def push_folder(
 ) -> str:
     """Pushes the files of a folder, and `release.json` that lists them, in one commit.
 
-    Files that an earlier push listed and that the folder no longer has are deleted in the same commit; all others in
-    the repository stay. The card (`README.md`) is replaced only if it is the one of the earlier push. Contents go up
-    before the commit, and what the Hub has is not sent again: a push that was cut off has changed nothing, and the next
-    one goes on. When somebody else commits in the meantime, the repository is read again and all is decided anew.
+    What an earlier push listed, and what is as it was listed, is replaced, or deleted in the same commit where the
+    folder no longer has it. What somebody else brought or edited stays, and where the folder has another file or card
+    (`README.md`) of that name, it is replaced only if that is asked for. Contents go up before the commit, and what the
+    Hub has is not sent again: a push that was cut off has changed nothing, and the next one goes on. When somebody else
+    commits in the meantime, the repository is read again and all is decided anew.
 
     Args:
         folder: hidden files in it, and what Python compiled, stay behind.
@@ -138,10 +122,10 @@ def push_folder(
         revision: an existing branch; default: main.
         create_pr: propose the commit as a pull request instead.
         token: default: that of the environment or of `hf auth login`.
-        keep_card: leave a card that somebody edited as it is.
+        keep_card: leave a card that somebody else wrote or edited as it is.
         overwrite_card: replace it.
+        overwrite: replace other files that somebody else brought or edited.
         message: of the commit.
-        replace: patterns of file names (`data/*.parquet`) that belong to this push, whoever brought them.
         space_sdk: of a new Space.
         dry_run: change nothing.
         show: called with the `Plan` before anything is uploaded, and again after a conflict.
@@ -152,15 +136,14 @@ def push_folder(
         The address of the commit or of the pull request; of the repository, when there was nothing to push.
 
     Raises:
-        FerError: see `folder_files` and `check_access`; a card that somebody edited; whatever the Hub refuses.
+        FerError: see `folder_files` and `check_access`; a card or file of somebody else; a `release.json`, here or
+            there, that is none of hf-fer's; no room on this machine; whatever the Hub refuses.
     """
-    check_repo_name(repo)
     found = folder_files(folder)
-    files = {name: path for name, path in found.files.items() if name != MANIFEST}
     return _push(
-        files, found.left_out, repo, repo_type, private=private, revision=revision, create_pr=create_pr, token=token,
-        keep_card=keep_card, overwrite_card=overwrite_card, message=message or "Upload by hf-fer", replace=replace,
-        space_sdk=space_sdk, dry_run=dry_run, show=show, api=api, sleep=sleep,
+        lambda *_: found, repo, repo_type, private=private, revision=revision, create_pr=create_pr, token=token,
+        keep_card=keep_card, overwrite_card=overwrite_card, overwrite=overwrite, message=message, space_sdk=space_sdk,
+        dry_run=dry_run, show=show, api=api, sleep=sleep,
     )  # fmt: skip
 
 
@@ -220,23 +203,10 @@ def push_prepared(folder: str | os.PathLike[str], name: str, repo: str, *, priva
 
     check_push(name, repo, private)
     options = {"message": "Upload data prepared by hf-fer", **options}
-    return push_folder(folder, repo, repo_type="dataset", private=private, replace=["data/*.parquet"], **options)
+    return push_folder(folder, repo, repo_type="dataset", private=private, **options)
 
 
 # --- checks ---------------------------------------------------------------------------------------
-
-
-def check_repo_name(repo: str) -> None:
-    """Raises FerError where `repo` cannot be the name of a repository."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise FerError(
-            f"{shown(str(repo)[:100])} is not the name of a repository ({scrub(str(error))}); write it as owner/name."
-        ) from error
 
 
 def check_access(
@@ -254,134 +224,121 @@ def check_access(
         repo, repo_type, private, token, api, sleep: see `push_folder`.
 
     Raises:
-        FerError: no name of a repository; no token, or one that is not valid or only reads; a public repository that
-            was to be private; no network.
+        FerError: no name of a repository; no token, or one that is not valid or only reads; a repository of somebody
+            else; a public one that was to be private; no network.
     """
     check_repo_name(repo)
     with quiet():
-        repository = Repository(hub_client(api, token), repo, repo_type, None, sleep).with_owner()
-        _check_visibility(repository, repository.info(), private)
+        client = hub_client(api, token)
+        repository = Repository(client, repo, repo_type, None, bool(private), sleep).with_owner(check=True)
+        repository.info()
     return repository.name
-
-
-def _check_visibility(repository: Repository, info: Any, private: bool | None) -> None:
-    if private and info is not None and not info.private:
-        raise FerError(
-            f"The {repository.kind} {repository.name} is there already and public; make it private first, or push to "
-            "another repository."
-        )
 
 
 # --- how it is pushed -----------------------------------------------------------------------------
 
 
 def _push(
-    files: dict[str, Path],
-    left_out: tuple[str, ...],
+    find: Callable[[str, Path], FolderFiles],
     repo: str,
     repo_type: str,
     *,
-    private: bool | None,
-    revision: str | None,
-    create_pr: bool,
-    token: str | None,
-    keep_card: bool,
-    overwrite_card: bool,
-    message: str,
-    replace: Sequence[str] = (),
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    token: str | None = None,
+    keep_card: bool = False,
+    overwrite_card: bool = False,
+    overwrite: bool = False,
+    message: str | None = None,
+    may_delete: Callable[[str], bool] = is_repo_path,
     space_sdk: str | None = None,
     dry_run: bool = False,
     show: Callable[[Plan], object] | None = None,
     api: HfApi | None = None,
     sleep: Callable[[float], object] = time.sleep,
 ) -> str:
+    """`find` gives the files, for the repository's full name; it may write to the folder that it is given as well."""
+    check_repo_name(repo)
     if repo_type not in KINDS:
         raise FerError(f"There are no repositories of type {str(repo_type)[:40]!r}; use one of {', '.join(KINDS)}.")
     if keep_card and overwrite_card:
         raise FerError("A card cannot be both kept and overwritten; choose one of keep_card and overwrite_card.")
-    with quiet(), tempfile.TemporaryDirectory(prefix="hf-fer-push-") as temporary:
-        repository = Repository(hub_client(api, token), repo, repo_type, revision, sleep).with_owner()
-        info = repository.info()
-        _check_visibility(repository, info, private)
-        made = False
-        if info is None:
-            if create_pr or revision not in (None, "main"):
+    try:
+        with quiet(), tempfile.TemporaryDirectory(prefix="hf-fer-push-") as folder:
+            temporary = Path(folder)
+            repository = Repository(hub_client(api, token), repo, repo_type, revision, bool(private), sleep)
+            repository = repository.with_owner()
+            info, made = repository.info(), False
+            if info is None and (create_pr or revision not in (None, "main")):
                 why = "no change can be proposed to it" if create_pr else f"it has no branch {revision}"
                 raise FerError(
                     f"There is no {repository.kind} {repository.name} that this token can see, so {why}; check the "
                     "name, or push to its main branch to make it."
                 )
-            if not dry_run:
+            found = find(repository.name, temporary)
+            files: dict[str, Path | bytes] = {**found.files}
+            if MANIFEST in found.files:  # of an earlier push
+                read_manifest(found.files[MANIFEST].read_bytes(), f"The folder for {repository.name}")
+            listed = listing({name: path for name, path in found.files.items() if name != MANIFEST})
+            if info is None and not dry_run:  # last, so that whatever is wrong here leaves no empty one
                 made = repository.create(private is not False, space_sdk)
-                _check_visibility(repository, repository.info(), private is None or private)
-        for _ in range(CONFLICTS):
-            head = Head() if info is None and dry_run else repository.read(Path(temporary))
-            # What the Hub itself put into a repository that was made just now is nobody's card.
-            keeps = _keeps_card(repository, files, head, keep_card, overwrite_card or made)
-            pushed = {name: path for name, path in files.items() if not (keeps and name == CARD)}
-            listing = Path(temporary) / MANIFEST
-            listing.write_bytes(manifest(pushed))
-            pushed[MANIFEST] = listing
-            plan = _plan(repository, pushed, head, replace, left_out, keeps, new=info is None)
-            if show is not None:
-                show(plan)
-            if dry_run or not plan.changes:
-                return repository.url
-            try:
-                changed = {name: pushed[name] for name in plan.upload}
-                return repository.commit(changed, plan.delete, head, message, create_pr)
-            except Conflict as conflict:
-                last, made = conflict.__cause__ or conflict, False
-        repository.refuse(last)
+                repository = replace(repository, private=private is not False)
+            for _ in range(CONFLICTS):
+                head = Head() if info is None and dry_run else repository.read(temporary)
+                # What the Hub itself put into a repository that was made just now is nobody's.
+                others = set() if made else _of_others(listed, head)
+                _check_others(repository, others, keep_card or overwrite_card, overwrite)
+                kept = others & {CARD} if keep_card else set()
+                pushed = {name: entry for name, entry in listed.items() if name not in kept}
+                files[MANIFEST] = manifest(pushed)
+                upload = {name for name, entry in pushed.items() if not is_same(head.entries.get(name), entry)}
+                upload |= {MANIFEST} if head.manifest != files[MANIFEST] else set()
+                gone = {name for name in head.ours - {*listed, MANIFEST, CARD} if may_delete(name)}
+                plan = Plan(
+                    repo=repository.name,
+                    url=repository.url,
+                    new=info is None,
+                    upload=tuple(sorted(upload)),
+                    replace=tuple(sorted(upload & {*head.entries})),
+                    delete=tuple(sorted(gone)),
+                    same=tuple(sorted({*pushed, MANIFEST} - upload)),
+                    foreign=tuple(sorted({*head.entries} - {*pushed, MANIFEST} - gone)),
+                    left_out=found.left_out,
+                    keeps_card=bool(kept),
+                )
+                if show is not None:
+                    show(plan)
+                if dry_run or not plan.changes:
+                    return repository.url
+                try:
+                    changed = {name: files[name] for name in plan.upload}
+                    return repository.commit(changed, plan.delete, head, message or "Upload by hf-fer", create_pr)
+                except Conflict as conflict:
+                    last, made = conflict.__cause__ or conflict, False
+            repository.refuse(last)
+    except OSError as error:  # of this machine: those of the Hub are sentences by now
+        raise FerError(
+            f"Nothing is pushed to {repo}, as a file on this machine cannot be read or written "
+            f"({error.strerror or scrub(str(error))}); make room, or put that right."
+        ) from error
 
 
-def _keeps_card(repository: Repository, files: Mapping[str, Path], head: Head, keep: bool, overwrite: bool) -> bool:
-    """Whether the repository's own card stays.
+def _of_others(listed: Mapping[str, Mapping[str, Any]], head: Head) -> set[str]:
+    """Names of the files that would be replaced although they are not as an earlier push left them."""
+    differ = {name for name in listed if name in head.entries and not is_same(head.entries[name], listed[name])}
+    return differ - head.ours
 
-    Raises:
-        FerError: it is neither ours nor the same, and nobody said what to do about it.
-    """
-    if CARD not in files or CARD not in head.entries:
-        return False
-    if head.card is not None:
-        theirs = hashlib.sha256(head.card).hexdigest()
-        if theirs in (head.listed.get(CARD), sha256(files[CARD])):
-            return False
-    if not keep and not overwrite:
+
+def _check_others(repository: Repository, others: set[str], card: bool, overwrite: bool) -> None:
+    if CARD in others and not card:
         raise FerError(
             f"The card (README.md) of {repository.name} is not the one that hf-fer pushed: somebody edited or wrote "
             "it; keep it as it is with --keep-card (keep_card=True), or replace it with --overwrite-card "
             "(overwrite_card=True)."
         )
-    return keep
-
-
-def _plan(
-    repository: Repository,
-    pushed: Mapping[str, Path],
-    head: Head,
-    replace: Sequence[str],
-    left_out: tuple[str, ...],
-    keeps_card: bool,
-    new: bool,
-) -> Plan:
-    same = {name for name, path in pushed.items() if is_same(path, head.entries.get(name))}
-    gone = {
-        name
-        for name in head.entries
-        if name not in pushed
-        and (name in head.listed or any(fnmatch.fnmatchcase(name, pattern) for pattern in replace))
-        and name != CARD
-        and is_repo_path(name)  # what a list that somebody else wrote could name besides
-    }
-    return Plan(
-        repo=repository.name,
-        url=repository.url,
-        new=new,
-        upload=tuple(sorted({*pushed} - same)),
-        delete=tuple(sorted(gone)),
-        same=tuple(sorted(same)),
-        foreign=tuple(sorted({*head.entries} - {*pushed} - gone)),
-        left_out=left_out,
-        keeps_card=keeps_card,
-    )
+    if (files := sorted(others - {CARD})) and not overwrite:
+        raise FerError(
+            f"{repository.name} has files that hf-fer did not push, or that somebody edited since "
+            f"({', '.join(files[:5])}); replace them with --overwrite (overwrite=True), or push to another repository."
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -12,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from .._auto import METHODS, config_class, model_class
+from ..digests import git_sha1, sha256
 from ..errors import FerError
 from ..evaluation.whole_files import shown
 from .card import PLOTS, build_card
 from .code import code_hashes
+from .run_files import read_run_files
 
 #: Lists every other file of a release: what was pushed, and what a later release may replace or delete.
 MANIFEST = "release.json"
@@ -24,9 +25,9 @@ CARD = "README.md"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _CONFIG, _PROCESSOR = "config.json", "preprocessor_config.json"
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
-_OF_A_RUN = ("report.json", "recipe.yaml", "metrics.jsonl")
+_RECIPE = "recipe.yaml"
+_OF_A_RUN = ("report.json", _RECIPE, "metrics.jsonl")
 _JSON_LIMIT = 64 << 20  # bytes; the largest honest one is the index of many shards
-_CHUNK = 1 << 20
 
 
 def build_release(source: str | os.PathLike[str], out: str | os.PathLike[str], *, repo_id: str | None = None) -> Path:
@@ -35,9 +36,12 @@ def build_release(source: str | os.PathLike[str], out: str | os.PathLike[str], *
     That is `config.json`, the weights (safetensors, in one file or in shards), `preprocessor_config.json`, the model's
     code, the card, `release.json`, and of a training run `report.json`, `recipe.yaml`, `metrics.jsonl` and the plots
     of `card.PLOTS`. Pickles, checkpoints, logs and hidden files stay behind. The code is that of the installed hf_fer.
+    What tells of this machine is left out of `config.json` (`_name_or_path`) and of the recipe
+    (`training.recipe.public_recipe`).
 
     Args:
-        source: a run folder, or what `save_pretrained` of a model of this package and of its processor wrote.
+        source: a run folder, or what `save_pretrained` of a model of this package and of its processor wrote; or a
+            release, whose card stays as it is if somebody edited it.
         out: a new or empty folder; it gets its name once it is complete.
         repo_id: `owner/name` that it is meant for, which the card names; default: the name of `out`.
 
@@ -46,7 +50,8 @@ def build_release(source: str | os.PathLike[str], out: str | os.PathLike[str], *
 
     Raises:
         FerError: `source` lacks one of these files, or one is damaged, no file, or a link that leads out of the folder;
-            its code is not the installed one's; `out` is not empty; no room.
+            its code is not the installed one's; it is a release that is not as its `release.json` says; `out` is not
+            empty; no room.
     """
     return _build(source, out, repo_id, shutil.copyfile)
 
@@ -79,30 +84,39 @@ def _build(
     code_of = model_code(method)
     _check_code(source, code_of)
     _check_processor(source)
+    edited_card = _edited_card(source)
     copied = {name: _plain_file(source, name) for name in (*_weights(source), _PROCESSOR)}
     for name in (*_OF_A_RUN, *PLOTS):
         if _is_there(source / name):
             copied[name] = _plain_file(source, name)
+    written = {_CONFIG: _config(source, config, method)}
+    if _RECIPE in copied and (recipe := _recipe(source)) is not None:
+        written[_RECIPE] = recipe
+        del copied[_RECIPE]
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         unfinished.mkdir(parents=True)
-        for name, path in {**copied, **code_of}.items():
-            copy(path, unfinished / name)
-        (unfinished / _CONFIG).write_bytes(_config(source, config, method))
-        text = build_card(unfinished, repo_id or out.resolve().name)
-        (unfinished / CARD).write_text(text, encoding="utf-8", newline="\n")
-        names = [path.name for path in unfinished.iterdir()]
-        (unfinished / MANIFEST).write_bytes(manifest({name: unfinished / name for name in names}))
-        if out.exists():
-            out.rmdir()
-        unfinished.rename(out)
+        try:
+            for name, path in {**copied, **code_of}.items():
+                copy(path, unfinished / name)
+            for name, content in written.items():
+                (unfinished / name).write_bytes(content)
+            if edited_card is None:
+                text = build_card(unfinished, repo_id or out.resolve().name)
+                (unfinished / CARD).write_text(text, encoding="utf-8", newline="\n")
+            else:
+                copy(edited_card, unfinished / CARD)
+            (unfinished / MANIFEST).write_bytes(manifest(listing({path.name: path for path in unfinished.iterdir()})))
+            if out.exists():
+                out.rmdir()
+            unfinished.rename(out)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
         raise FerError(
             f"No release can be written to {shown(out)} ({error.strerror or error}); make room, or choose another "
             "place."
         ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return out
 
 
@@ -119,61 +133,45 @@ def model_code(method: str) -> dict[str, Path]:
     return dict(sorted(files.items()))
 
 
-def manifest(files: Mapping[str, Path]) -> bytes:
-    """`release.json` of these files, by their names in the repository: hf_fer's version, each size and SHA-256."""
+def listing(files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Of each file, by its name in the repository: size, SHA-256, and the SHA-1 that git gives to it."""
+    return {
+        name: {"sha256": sha256(path), "git_sha1": git_sha1(path), "size": path.stat().st_size}
+        for name, path in sorted(files.items())
+    }
+
+
+def manifest(listed: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """`release.json` of what `listing` found, and of hf_fer's version."""
     from .. import __version__
 
-    listed = {name: {"sha256": sha256(files[name]), "size": files[name].stat().st_size} for name in sorted(files)}
     return (json.dumps({"hf_fer": __version__, "files": listed}, indent=2) + "\n").encode()
 
 
-def read_manifest(data: bytes) -> dict[str, str]:
-    """SHA-256 of each file that a `release.json` lists. Whatever is not as `manifest` writes it counts for nothing."""
-    try:
-        files = json.loads(data)["files"]
-        listed = {name: entry["sha256"] for name, entry in files.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return {}
-    return {name: digest for name, digest in listed.items() if isinstance(digest, str)}
-
-
-def is_release(folder: str | os.PathLike[str]) -> bool:
-    """Whether `build_release` wrote this folder."""
-    return _is_there(Path(folder) / MANIFEST)
-
-
-def release_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
-    """The files of a folder that `build_release` wrote, by name, without `release.json`.
-
-    The card may have been edited since.
+def read_manifest(data: bytes, where: str) -> dict[str, dict[str, Any]]:
+    """What a `release.json` lists, as `listing` gives it, but for the digests in it nobody checked.
 
     Raises:
-        FerError: another file is missing, or differs from what `release.json` lists.
+        FerError: it is none of ours; the sentence begins with `where`.
     """
-    folder = Path(folder)
-    listed = read_manifest(_plain_file(folder, MANIFEST).read_bytes()) if is_release(folder) else {}
-    known = {_CONFIG, _PROCESSOR, _WEIGHTS, _INDEX, CARD, *_OF_A_RUN, *PLOTS}
-    for name in listed:
-        if not (name in known or _SHARD.fullmatch(name) or re.fullmatch(r"\w+\.py", name, re.ASCII)):
-            raise FerError(f"{shown(folder / MANIFEST)} lists a file that is in no release; build the release again.")
-    files = {name: _plain_file(folder, name) for name in listed}
-    changed = [name for name, path in files.items() if name != CARD and sha256(path) != listed[name]]
-    more = sorted({path.name for path in folder.glob("*.py")} - {*files})
-    if changed or more or not {_CONFIG, _PROCESSOR, CARD} <= {*files}:
-        what = f" ({', '.join((changed + more)[:5])})" if changed or more else ""
+    try:
+        content = json.loads(data)
+        listed = content["files"]
+        ours = isinstance(content["hf_fer"], str) and all(isinstance(entry, dict) for entry in listed.values())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        ours = False
+    if not ours:
         raise FerError(
-            f"{shown(folder)} is not as its {MANIFEST} says{what}; build the release again from the run folder."
+            f"{where} has a {MANIFEST} that is none of hf-fer's, which lists in a file of that name what it pushes; "
+            "rename that file first."
         )
-    return files
+    return dict(listed)
 
 
-def sha256(path: Path) -> str:
-    """Of a file's content, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+def is_release_name(name: str) -> bool:
+    """Whether a file of that name can be in a release, besides `release.json`."""
+    known = {_CONFIG, _PROCESSOR, _WEIGHTS, _INDEX, CARD, *_OF_A_RUN, *PLOTS}
+    return name in known or bool(_SHARD.fullmatch(name) or re.fullmatch(r"\w+\.py", name, re.ASCII))
 
 
 # --- checks -------------------------------------------------------------------------------------
@@ -256,18 +254,51 @@ def _check_processor(source: Path) -> None:
         )
 
 
+def _edited_card(source: Path) -> Path | None:
+    """The card of a release that was built before, if somebody edited it since.
+
+    Raises:
+        FerError: another file is missing, new, or differs from what `release.json` lists.
+    """
+    if not _is_there(source / MANIFEST):
+        return None
+    listed = read_manifest(_plain_file(source, MANIFEST).read_bytes(), shown(source))
+    there = {path.name for path in source.iterdir() if is_release_name(path.name)}
+    edited = {name for name in there & {*listed} if sha256(_plain_file(source, name)) != listed[name].get("sha256")}
+    changed = sorted((there ^ {*listed}) | (edited - {CARD}))
+    if changed:
+        raise FerError(
+            f"{shown(source)} is not as its {MANIFEST} says ({', '.join(map(shown, changed[:5]))}); build the release "
+            f"again, or remove {MANIFEST} to release what is there now."
+        )
+    return source / CARD if CARD in edited else None
+
+
 # --- contents -----------------------------------------------------------------------------------
 
 
 def _config(source: Path, config: Mapping[str, Any], method: str) -> bytes:
-    """`config.json` that names the code beside it; as it is, where it does so already."""
+    """`config.json` that names the code beside it and no place on this machine; as it is, where it does so already."""
     named = {
         "AutoConfig": f"configuration_{method}.{METHODS[method][0]}",
         "AutoModelForImageClassification": f"modeling_{method}.{METHODS[method][1]}",
     }
-    if config.get("auto_map") == named:
+    public = {name: value for name, value in config.items() if name != "_name_or_path"} | {"auto_map": named}
+    if public == config:
         return (source / _CONFIG).read_bytes()
-    return (json.dumps({**config, "auto_map": named}, indent=2, sort_keys=True) + "\n").encode()
+    return (json.dumps(public, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _recipe(source: Path) -> bytes | None:
+    """`recipe.yaml` without what tells of this machine; None where it can stay as it is."""
+    import yaml
+
+    from ..training.recipe import public_recipe
+
+    recipe = read_run_files(source).recipe
+    if recipe is None or (public := public_recipe(recipe)) == recipe:
+        return None
+    return yaml.safe_dump(public, sort_keys=True, allow_unicode=True).encode()
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import FerError
 from .client import TRIES, is_missing, may_be_done, retried, sentence, shareable, status_of, without_credentials
-from .release import CARD, MANIFEST, read_manifest, sha256
+from .release import MANIFEST, read_manifest
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 KINDS = {"model": "model", "dataset": "data set", "space": "Space"}
 
 _PREFIXES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
-_READ_LIMIT = 16 << 20  # bytes of a card or list of files
-_CHUNK = 1 << 20
+_READ_LIMIT = 16 << 20  # bytes of a list of files
 
 
 class Conflict(Exception):
@@ -36,14 +34,19 @@ class Head:
     Args:
         sha: of its last commit.
         entries: `huggingface_hub.RepoFile` of each file, by path.
-        card: content of `README.md`, if there is one of a reasonable size.
-        listed: SHA-256 by path of what an earlier push listed in `release.json`.
+        manifest: content of `release.json`; empty if there is none.
+        listed: what an earlier push listed in it (see `release.read_manifest`).
     """
 
     sha: str | None = None
     entries: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    card: bytes | None = None
-    listed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    manifest: bytes = b""
+    listed: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def ours(self) -> set[str]:
+        """Paths of the files that are as an earlier push listed them."""
+        return {name for name, entry in self.listed.items() if is_same(self.entries.get(name), entry)}
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Repository:
         name: `owner/name`, or a name of the token's owner.
         repo_type: a key of `KINDS`.
         revision: a branch; None is main.
+        private: whether one that is public is refused, whenever it is looked at.
         sleep: waits so many seconds between tries.
     """
 
@@ -62,6 +66,7 @@ class Repository:
     name: str
     repo_type: str = "model"
     revision: str | None = None
+    private: bool = False
     sleep: Callable[[float], object] = time.sleep
 
     @property
@@ -80,25 +85,43 @@ class Repository:
         """Raises the FerError that says what an error of the client means."""
         raise sentence(error, self.api, self.name, self.kind, self.revision) from shareable(error, self.api)
 
-    def with_owner(self) -> Repository:
-        """The same with its owner's name, once the token is known to be valid and to write."""
+    def with_owner(self, *, check: bool = False) -> Repository:
+        """The same with its owner's name, once the token is known to be valid and to write; `check`: to write there."""
         who = self._call(self.api.whoami)
-        role = ((who.get("auth") or {}).get("accessToken") or {}).get("role")
-        if role == "read":
+        token = (who.get("auth") or {}).get("accessToken") or {}
+        if token.get("role") == "read":
             raise FerError(
                 f"This token only reads, so {self.name} cannot be pushed to; make one that writes at "
                 f"{without_credentials(self.api.endpoint)}/settings/tokens."
             )
-        return self if "/" in self.name else dataclasses.replace(self, name=f"{who['name']}/{self.name}")
+        name = self.name if "/" in self.name else f"{who['name']}/{self.name}"
+        scopes = (token.get("fineGrained") or {}).get("scoped") or []
+        places = {who["name"], *(org["name"] for org in who.get("orgs") or [])}
+        places |= {(scope.get("entity") or {}).get("name") for scope in scopes}
+        if check and not places & {name, name.split("/")[0]}:
+            raise FerError(
+                f"The {self.kind} {name} is neither of this token's account ({who['name']}) nor of an organisation of "
+                "it, so it cannot be pushed to; choose a repository of your own."
+            )
+        return dataclasses.replace(self, name=name)
 
     def info(self) -> Any:
         """What the Hub says about it; None if there is no such repository (that this token can see)."""
         try:
-            return retried(lambda: self.api.repo_info(**self._where), self.sleep)
+            info = retried(lambda: self.api.repo_info(**self._where), self.sleep)
         except Exception as error:
             if is_missing(error, "RepositoryNotFoundError"):
                 return None
             self.refuse(error)
+        return self._checked(info)
+
+    def _checked(self, info: Any) -> Any:
+        if self.private and not info.private:
+            raise FerError(
+                f"The {self.kind} {self.name} is there already and public; make it private first, or push to another "
+                "repository."
+            )
+        return info
 
     def create(self, private: bool, space_sdk: str | None) -> bool:
         """Makes it; False if it was there already."""
@@ -114,25 +137,24 @@ class Repository:
         """The branch as it is now; what has to be downloaded for that goes to `folder`."""
         from huggingface_hub.hf_api import RepoFile
 
-        sha = self._call(self.api.repo_info, **self._where, revision=self.revision).sha
+        sha = self._checked(self._call(self.api.repo_info, **self._where, revision=self.revision)).sha
 
         def listing() -> dict[str, Any]:
             tree = self.api.list_repo_tree(**self._where, revision=sha, recursive=True)
             return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
         entries = self._call(listing)
-
-        def content(name: str) -> bytes | None:
-            if name not in entries or entries[name].size > _READ_LIMIT:
-                return None
-            path = self._call(self.api.hf_hub_download, **self._where, filename=name, revision=sha, cache_dir=folder)
-            return Path(path).read_bytes()
-
-        return Head(sha, entries, content(CARD), read_manifest(content(MANIFEST) or b""))
+        if MANIFEST not in entries:
+            return Head(sha, entries)
+        content = b""  # which is no list, as none of ours is that large
+        if entries[MANIFEST].size <= _READ_LIMIT:
+            file = {**self._where, "filename": MANIFEST, "revision": sha}
+            content = Path(self._call(self.api.hf_hub_download, **file, cache_dir=folder)).read_bytes()
+        return Head(sha, entries, content, read_manifest(content, f"The {self.kind} {self.name}"))
 
     def commit(
         self,
-        files: Mapping[str, Path],
+        files: Mapping[str, Path | bytes],
         deleted: Sequence[str],
         head: Head,
         message: str,
@@ -142,12 +164,17 @@ class Repository:
 
         Large contents go first: until the commit, which changes all or nothing, nobody sees any of it.
 
+        Args:
+            files: each file, or its content.
+
         Raises:
             Conflict: the branch is no longer at `head`.
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-        additions = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
+        additions = [
+            CommitOperationAdd(name, file if isinstance(file, bytes) else str(file)) for name, file in files.items()
+        ]
         options = {**self._where, "revision": self.revision, "create_pr": create_pr}
         # The client itself tries these requests again, which its earlier versions did for some of them only.
         self._call(self.api.preupload_lfs_files, tries=3, **options, additions=additions, free_memory=False)
@@ -157,6 +184,8 @@ class Repository:
                 f"The .gitignore of {self.name} keeps files of this push out ({', '.join(ignored[:5])}); change it "
                 "there first."
             )
+        if self.private:
+            self.info()  # again: the upload may have taken hours
         operations = [*additions, *(CommitOperationDelete(name, is_folder=False) for name in deleted)]
         options |= {"operations": operations, "commit_message": message, "parent_commit": head.sha}
         try:
@@ -182,17 +211,13 @@ class Repository:
             self.refuse(error)
 
 
-def is_same(path: Path, entry: Any) -> bool:
-    """Whether a local file is the one that a `RepoFile` (or None) stands for.
+def is_same(entry: Any, listed: Mapping[str, Any] | None) -> bool:
+    """Whether a `RepoFile` (or None) is the file that a list (see `release.listing`) describes.
 
     By SHA-256 where LFS keeps it, else by the SHA-1 that git gives to it.
     """
-    if entry is None or entry.size != path.stat().st_size:
+    if entry is None or listed is None:
         return False
     if entry.lfs is not None:
-        return bool(entry.lfs.sha256 == sha256(path))
-    digest = hashlib.sha1(b"blob %d\0" % entry.size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return bool(entry.blob_id == digest.hexdigest())
+        return bool(entry.lfs.sha256 == listed.get("sha256"))
+    return bool(entry.blob_id == listed.get("git_sha1"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,8 +44,9 @@ def main(method: str, argv: list[str] | None = None) -> int:
     except Stopped as stopped:
         print(f"train_{method}: {stopped}.", file=sys.stderr)
         return 143
-    except KeyboardInterrupt:
-        print(f"train_{method}: interrupted; --resume goes on from the last checkpoint.", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        said = str(interrupt) or "interrupted; --resume goes on from the last checkpoint"
+        print(f"train_{method}: {said}.", file=sys.stderr)
         return 130
     return 0
 
@@ -55,30 +57,30 @@ def _finisher(recipe: Recipe) -> Callable[[Path], None]:
     Raises:
         FerError: it says so, and the Hub could not be pushed to: now rather than after the training.
     """
-    if recipe.push is not None and int(os.environ.get("RANK") or 0) == 0:
+    repo = recipe.push
+    if repo is not None and int(os.environ.get("RANK") or 0) == 0:
         from ..hub.push import check_access
 
-        check_access(recipe.push, private=recipe.push_private)
+        repo = check_access(repo, private=recipe.push_private)
 
     def finish(folder: Path) -> None:
         from ..hub.card import write_card
-
-        try:
-            write_card(folder, recipe.push)
-        except FerError as error:
-            raise FerError(f"The run in {folder} is finished, but has no card yet: {error}") from error
-        if recipe.push is None:
-            return
         from ..hub.push import push_release
 
+        if repo is not None:
+            left, way_out = "not pushed", f"`{recipe.push_command()}` pushes it"
+        else:
+            command = shlex.join(["hf-fer", "card", str(folder), "--output", str(folder / "README.md")])
+            left, way_out = "has no card yet", f"`{command}` writes it"
         try:
-            url = push_release(folder, recipe.push, private=recipe.push_private)
-        except FerError as error:
-            public = "" if recipe.push_private else " --public"
+            write_card(folder, repo)
+            if repo is not None:
+                print(f"pushed: {push_release(folder, repo, private=recipe.push_private)}", flush=True)
+        except (FerError, OSError) as error:
             raise FerError(
-                f"The run is finished, but not pushed: {error} Nothing of it is lost: "
-                f"`hf-fer push {folder} {recipe.push}{public}` pushes it."
+                f"The run is finished, but {left}: {str(error).rstrip('.')}. When that is put right, {way_out}."
             ) from error
-        print(f"pushed: {url}", flush=True)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"interrupted; the run is finished, but {left}: {way_out}") from None
 
     return finish

@@ -5,16 +5,22 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
+import shlex
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
 from ..data import DATASETS
 from ..data.augmentation import Augmentation
 from ..errors import FerError
 from ..models.weight_files import existing_path
+from ..repo_names import check_repo_name
+
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{0,60}", re.ASCII)
 
 
 @dataclass
@@ -87,8 +93,11 @@ class Recipe(Augmentation):
         tracker: an Accelerate tracker's name, such as tensorboard, trackio, wandb or mlflow, or "none".
         resume: go on from the newest checkpoint in output_dir.
         half_precision_export: save the final weights in float16 (they load as float32).
-        push: push the finished run to this repository of the Hub (`owner/name`), with the token of `hf auth login` or
-            HF_TOKEN; null pushes nothing. The written recipe.yaml has no such key: who repeats the run does not push.
+        license: of the weights, as the Hub writes it (`apache-2.0`, `cc-by-nc-4.0`), for the card; yours to choose,
+            within what the licences of the data and of the weights to start from allow. null: not said.
+        push: push the finished run to this repository of the Hub (`owner/name`, or a name of your own), with the token
+            of `hf auth login` or HF_TOKEN; null pushes nothing. The written recipe.yaml has no such key: who repeats
+            the run does not push.
         push_private: into a private repository only; false makes a new one public.
     """
 
@@ -157,6 +166,7 @@ class Recipe(Augmentation):
     tracker: str = "tensorboard"
     resume: bool = False
     half_precision_export: bool = False
+    license: str | None = None
     push: str | None = None
     push_private: bool = True
     model: dict[str, Any] = field(default_factory=dict)
@@ -224,7 +234,10 @@ class Recipe(Augmentation):
         different = len({f"{factor:g}" for factor in factors}) == len(factors) > 0
         valid = different and factors[0] == 1 and all(1 <= factor < math.inf for factor in factors)
         self._check("eval_resolutions", valid, "different factors of at least 1, the first of them 1")
-        self._check("push", self.push is None or _is_repo_name(self.push), "a repository's owner/name, or null")
+        if self.push is not None:
+            check_repo_name(self.push)
+        named = self.license is None or (isinstance(self.license, str) and bool(_LICENSE.fullmatch(self.license)))
+        self._check("license", named, "a licence as the Hub writes it, such as apache-2.0, or null")
         for name in ("cpu_threads", "eval_reference_side", "resize_size"):
             self._check(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1, or null")
 
@@ -235,38 +248,62 @@ class Recipe(Augmentation):
     @property
     def public_dataset(self) -> str:
         """`dataset`, of a prepared folder `./` and its name: no data set of ours or of the Hub is called that."""
-        folder = None if self.dataset in DATASETS else existing_path(self.dataset)
-        return self.dataset if folder is None else f"./{folder.resolve().name}"
+        return _public_dataset(self.dataset)
 
     def to_yaml(self) -> str:
-        """The recipe as flat YAML: what was done, not where (`output_dir`, `data_root`, `push`) nor in how many goes.
-
-        Of a prepared folder and of files with pretrained weights the name alone is left.
-        """
+        """The recipe as flat YAML, without what `public_recipe` leaves out."""
         import yaml
 
         flat = dataclasses.asdict(self)
-        for place in ("output_dir", "data_root", "resume", "push", "push_private"):
-            del flat[place]
-        private = ("cache_dir", "token")  # a run folder is there to be pushed
-        flat["dataset_options"] = {k: v for k, v in flat["dataset_options"].items() if k not in private}
         flat.update(flat.pop("model"))
-        flat["dataset"] = self.public_dataset
-        for weights in ("backbone_weights", "landmark_weights"):
-            if flat.get(weights) and (path := existing_path(flat[weights])) is not None:
-                flat[weights] = path.resolve().name
-        return yaml.safe_dump(flat, sort_keys=True, allow_unicode=True)
+        return yaml.safe_dump(public_recipe(flat), sort_keys=True, allow_unicode=True)
+
+    def push_command(self) -> str:
+        """What pushes the finished run as `push` and `push_private` say, for a shell."""
+        visibility = "--private" if self.push_private else "--public"
+        return shlex.join(["hf-fer", "push", self.output_dir, self.push or "OWNER/NAME", visibility])
 
 
-def _is_repo_name(name: str) -> bool:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+def public_recipe(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """A flat recipe as it may be pushed: what was done, not where (`output_dir`, `data_root`, `push`) nor in how many
+    goes, and by whose token.
 
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
+    Of a prepared folder, of files with pretrained weights and of whatever lies somewhere on this machine the name alone
+    is left.
+    """
+    places = ("output_dir", "data_root", "resume", "push", "push_private")
+    public = {key: value for key, value in flat.items() if key not in places}
+    if "dataset_options" in public:
+        public["dataset_options"] = _without_places(public["dataset_options"])
+    if isinstance(public.get("dataset"), str):
+        public["dataset"] = _public_dataset(public["dataset"])
+    for weights in ("backbone_weights", "landmark_weights"):
+        if isinstance(value := public.get(weights), str):
+            path = existing_path(value)
+            public[weights] = _without_places(value) if path is None else path.resolve().name
+    return public
+
+
+def _public_dataset(name: str) -> str:
+    folder = None if name in DATASETS else existing_path(name)
+    if folder is not None:
+        return f"./{folder.resolve().name}"
+    public = _without_places(name)
+    return name if public == name else f"./{public}"
+
+
+def _without_places(value: Any) -> Any:
+    """`value` with the name alone of each absolute path in it, and without the keys that say whose machine it was."""
+    if isinstance(value, dict):
+        private = ("cache_dir", "token")
+        return {key: _without_places(item) for key, item in value.items() if key not in private}
+    if isinstance(value, (list, tuple)):
+        return [*map(_without_places, value)]
+    if isinstance(value, str):
+        path = PureWindowsPath(value)
+        if path.is_absolute() or value.startswith(("/", "~")):
+            return path.name
+    return value
 
 
 def load_recipe(config_class: type, path: str | Path | None, flags: list[str]) -> Recipe:

@@ -173,7 +173,9 @@ def _check_folder(folder: Path, recipe: Recipe) -> None:
             raise FerError(f"Output folder {folder} is not empty; choose a new output_dir, or --resume to go on there.")
         return
     if (folder / "report.json").is_file() and not (folder / _BEST).is_file():
-        raise FerError(f"The run in {folder} is finished; there is nothing to resume.")
+        raise FerError(
+            f"The run in {folder} is finished; there is nothing to resume, and `{recipe.push_command()}` pushes it."
+        )
     if not list_checkpoints(folder / "checkpoints"):
         raise FerError(f"Nothing to resume: {folder} holds no whole checkpoint; start anew in another output_dir.")
     try:

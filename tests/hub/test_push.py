@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,7 +22,6 @@ from hf_fer.hub.push import (
     CONFLICTS,
     Plan,
     check_access,
-    check_repo_name,
     push_folder,
     push_metric,
     push_prepared,
@@ -28,6 +29,7 @@ from hf_fer.hub.push import (
     push_space,
 )
 from hf_fer.hub.release import build_release
+from hf_fer.repo_names import check_repo_name
 
 ASSETS = Path(__file__).parents[2] / "hf_fer" / "assets"
 TOKEN = "hf_nobody"
@@ -78,6 +80,19 @@ def contents(folder: Path) -> dict[str, bytes]:
 def pushed(hub: HubServer, repo: str = "me/faces", kind: str = "model") -> dict[str, bytes]:
     """What lies on main, without the list of it."""
     return {name: data for name, data in hub.repos[kind, repo].files.items() if name != "release.json"}
+
+
+def listing(files: dict[str, bytes]) -> bytes:
+    """`release.json` as somebody may have written it."""
+    entries = {
+        name: {
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "git_sha1": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(),
+            "size": len(data),
+        }
+        for name, data in files.items()
+    }
+    return json.dumps({"hf_fer": "0", "files": entries}).encode()
 
 
 def refused(call: Callable[..., str], **options: Any) -> str:
@@ -180,6 +195,11 @@ def test_a_release_is_built_and_pushed(hub: HubServer, api: HfApi, tmp_path: Pat
     release = build_release(run, tmp_path / "release", repo_id="me/faces")
     assert hub.repos["model", "me/faces"].files == contents(release)
     assert push_release(release, "me/faces", api=api) == push_release(run, "me/faces", api=api) == f"{hub.url}/me/faces"
+    plans: list[Plan] = []
+    (release / "LICENSE").write_text("mine")
+    push_release(release, "me/faces", api=api, show=plans.append)
+    push_release(run, "me/faces", api=api, show=plans.append)
+    assert [plan.left_out for plan in plans] == [("LICENSE",), ("checkpoints/", "training_args.bin")]
     (release / "README.md").write_text((release / "README.md").read_text() + "\nEdited before it was pushed.\n")
     push_release(release, "me/faces", api=api)
     assert b"Edited before" in hub.repos["model", "me/faces"].files["README.md"]
@@ -218,7 +238,7 @@ def test_an_edited_card_is_not_overwritten(hub: HubServer, push: Callable[..., s
 
 
 def test_a_card_of_somebody_else_is_not_overwritten(hub: HubServer, push: Callable[..., str]) -> None:
-    hub.commit("model", "me/faces", {"README.md": b"theirs", "release.json": b"[" * 1000})
+    hub.commit("model", "me/faces", {"README.md": b"theirs"})
     assert "--keep-card" in refused(push)
     hub.commit("model", "me/faces", {"README.md": None})
     push()
@@ -239,12 +259,132 @@ def test_a_card_that_appears_meanwhile_counts(hub: HubServer, push: Callable[...
     assert hub.repos["model", "me/faces"].files == {"README.md": b"theirs"}
 
 
-@pytest.mark.parametrize("name", ["../x", ".gitattributes", "a/../b", "/etc/passwd", ".git/config", "README.md"])
+@pytest.mark.parametrize("name", ["../x", ".gitattributes", "a/../b", "/etc/passwd", ".git/config"])
 def test_a_strange_list_deletes_nothing_of_others(hub: HubServer, push: Callable[..., str], name: str) -> None:
-    listing = json.dumps({"files": {name: {"sha256": "0" * 64}}}).encode()
-    hub.commit("model", "me/faces", {name: b"theirs", "release.json": listing})
+    hub.commit("model", "me/faces", {name: b"theirs", "release.json": listing({name: b"theirs"})})
     push(keep_card=True)
     assert hub.repos["model", "me/faces"].files[name] == b"theirs"
+
+
+# --- files of others ------------------------------------------------------------------------------
+
+
+def test_what_somebody_edited_since_is_not_deleted(hub: HubServer, push: Callable[..., str], folder: Path) -> None:
+    (folder / "thesis.md").write_text("ours")
+    push()
+    theirs = {"thesis.md": b"edited", "plots/curves.png": b"their picture"}
+    hub.commit("model", "me/faces", theirs)
+    (folder / "thesis.md").unlink()
+    (folder / "plots" / "curves.png").unlink()
+    plans: list[Plan] = []
+    push(show=plans.append)
+    assert pushed(hub) == contents(folder) | theirs
+    assert plans[0].foreign == ("plots/curves.png", "thesis.md") and not plans[0].delete
+
+
+def test_a_list_of_somebody_else_deletes_nothing_that_is_in_no_release(hub: HubServer, api: HfApi) -> None:
+    """Be it true of the files that it names."""
+    theirs = {"thesis.md": b"theirs", "data/a.parquet": b"theirs"}
+    ours = {"losses_of_before.py": b"ours"}
+    hub.commit("model", "me/faces", {**theirs, **ours, "release.json": listing({**theirs, **ours, "notes.py": b""})})
+    push_release(ASSETS, "me/faces", api=api)
+    files = pushed(hub)
+    assert files.items() >= theirs.items() and "losses_of_before.py" not in files and "config.json" in files
+
+
+def test_files_of_others_are_not_overwritten_unasked(hub: HubServer, push: Callable[..., str], folder: Path) -> None:
+    hub.commit("model", "me/faces", {"config.json": b"theirs", "model.safetensors": b"their weights", "a.txt": b"a"})
+    sha = hub.repos["model", "me/faces"].sha
+    for options in ({}, {"overwrite_card": True}, {"dry_run": True}):
+        text = refused(push, **options)
+        assert "(config.json, model.safetensors)" in text and "--overwrite " in text
+    assert hub.repos["model", "me/faces"].sha == sha
+    plans: list[Plan] = []
+    push(overwrite=True, show=plans.append)
+    assert pushed(hub) == contents(folder) | {"a.txt": b"a"}
+    assert plans[0].replace == ("config.json", "model.safetensors") and "README.md" in plans[0].upload
+    (folder / "config.json").write_text('{"a": 2}')
+    push()  # they are ours by now
+    hub.commit("model", "me/faces", {"config.json": b"edited by hand"})
+    push_again = pushed(hub)
+    assert "(config.json)" in refused(push)
+    assert pushed(hub) == push_again
+    hub.commit("model", "me/faces", {"config.json": b'{"a": 2}'})
+    push()  # the same is nobody's loss
+    hub.commit("model", "me/faces", {"README.md": b"edited", "config.json": b"edited"})
+    assert "--keep-card" in refused(push, overwrite=True)
+    push(overwrite=True, keep_card=True)
+    assert pushed(hub) == contents(folder) | {"a.txt": b"a", "README.md": b"edited"}
+
+
+@pytest.mark.parametrize("keep_card", [True, False])
+def test_what_the_hub_puts_into_a_new_repository_does_not_count(
+    hub: HubServer, push: Callable[..., str], folder: Path, keep_card: bool
+) -> None:
+    hub.first_files = {"README.md": b"template", "config.json": b"template", ".gitattributes": b""}
+    push(keep_card=keep_card)
+    assert pushed(hub) == contents(folder) | {".gitattributes": b""}
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b'{"files": {}}', b'{"hf_fer": "1", "files": []}', b"x" * (17 << 20)])
+def test_a_list_that_is_none_of_ours_is_not_lost(
+    hub: HubServer, push: Callable[..., str], folder: Path, data: bytes
+) -> None:
+    hub.commit("model", "me/faces", {"release.json": data})
+    sha = hub.repos["model", "me/faces"].sha
+    assert "me/faces has a release.json that is none of hf-fer's" in refused(push, overwrite=True)
+    assert hub.repos["model", "me/faces"].sha == sha
+    (folder / "release.json").write_bytes(data)
+    assert "has a release.json that is none of hf-fer's" in refused(push, repo="me/new")
+    assert ("model", "me/new") not in hub.repos
+
+
+def test_one_that_becomes_public_meanwhile_gets_nothing(hub: HubServer, push: Callable[..., str], folder: Path) -> None:
+    """Private data: between the rounds, and while the contents go up."""
+    hub.commit("model", "me/faces", {"a.txt": b"a"})
+    repo = hub.repos["model", "me/faces"]
+
+    def open_up() -> None:
+        repo.private = False
+
+    for place in (PUT, PREUPLOAD):
+        repo.private = True
+        hub.before(*place, open_up)
+        assert "already and public" in refused(push, private=True), place
+    repo.private = True
+    hub.before(*COMMIT, open_up)
+    hub.fail(*COMMIT, status=409)
+    assert "already and public" in refused(push, private=True)
+    assert repo.files == {"a.txt": b"a"}
+
+
+def test_a_disk_that_is_full_is_a_sentence_and_leaves_no_repository(
+    hub: HubServer, push: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_fer.hub.push.listing", full)
+        assert "No space left on device" in refused(push)
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    assert "No space left on device" in refused(push)
+    with pytest.raises(FerError, match="No space left"):
+        push_release(ASSETS, "me/faces")
+    assert not hub.repos
+
+
+def test_the_card_names_the_repository_that_it_lies_in(hub: HubServer, api: HfApi, tmp_path: Path) -> None:
+    push_release(ASSETS, "faces", api=api)
+    card = hub.repos["model", "me/faces"].files["README.md"].decode()
+    assert "me/faces" in card and not re.search(r"(?<!/)\bfaces['\"]", card)
+    release = build_release(ASSETS, tmp_path / "folders-name")
+    push_release(release, "me/other", api=api)
+    card = hub.repos["model", "me/other"].files["README.md"].decode()
+    assert "me/other" in card and "folders-name" not in card
+    (release / "README.md").write_text("edited")
+    push_release(release, "me/third", api=api)
+    assert hub.repos["model", "me/third"].files["README.md"] == b"edited"
 
 
 # --- other kinds of repositories ------------------------------------------------------------------
@@ -280,15 +420,20 @@ def test_a_space_needs_an_app_and_its_metadata(hub: HubServer, api: HfApi, tmp_p
     assert hub.repos["space", "me/demo"].sdk == "gradio"
 
 
-def test_a_data_set_replaces_all_its_parquet_files(hub: HubServer, api: HfApi, folder: Path) -> None:
+def test_a_data_set_replaces_its_own_parquet_files_alone(hub: HubServer, api: HfApi, folder: Path) -> None:
     data = folder / "data"
     data.mkdir()
-    (data / "train-00000-of-00001.parquet").write_bytes(b"PAR1")
-    hub.commit("dataset", "me/faces", {"data/train-00001-of-00002.parquet": b"old", "notes/a.parquet": b"theirs"})
-    hub.repos["dataset", "me/faces"].private = True
+    shards = [data / f"train-0000{k}-of-00002.parquet" for k in range(2)]
+    for shard in shards:
+        shard.write_bytes(b"PAR1" + shard.name.encode())
     push_prepared(folder, "ferplus", "me/faces", private=True, api=api)
-    names = {name for name in hub.repos["dataset", "me/faces"].files if name.endswith("parquet")}
-    assert names == {"data/train-00000-of-00001.parquet", "notes/a.parquet"}
+    theirs = {"data/other/deep/x.parquet": b"theirs", "data/y.parquet": b"theirs", "notes/a.parquet": b"theirs"}
+    hub.commit("dataset", "me/faces", theirs)
+    for shard in shards:
+        shard.unlink()
+    (data / "train-00000-of-00001.parquet").write_bytes(b"PAR1")
+    push_prepared(folder, "ferplus", "me/faces", private=True, api=api)
+    assert pushed(hub, kind="dataset") == contents(folder) | theirs
     with pytest.raises(FerError, match="--private"):
         push_prepared(folder, "ferplus", "me/other", private=False, api=api)
     hub.commit("dataset", "me/public", {})
@@ -310,7 +455,7 @@ def test_links_and_strange_names_are_refused(hub: HubServer, push: Callable[...,
     (folder / "sub").symlink_to(folder.parent)
     assert "link to a folder" in refused(push)
     (folder / "sub").unlink()
-    for name in ("a\\b.txt", "a\nb.txt", "C:x"):
+    for name in ("a\\b.txt", "a\nb.txt", "C:x", "a:b", "why?.txt", "a.", "a ", "NUL", "com1.tar.gz", 'say "a"', "a|b"):
         (folder / name).write_text("")
         assert "name that a repository cannot hold" in refused(push)
         (folder / name).unlink()
@@ -465,6 +610,16 @@ def test_a_token_that_is_echoed_goes_nowhere(
     assert not any(secret.encode() in data for data in contents(folder.parent).values())
 
 
+def test_signed_addresses_are_not_logged(
+    hub: HubServer, push: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        push()
+        levels = [logging.getLogger(name).level for name in ("httpx2", "httpx", "httpcore")]
+    assert any("X-Signature" in call for call in hub.calls) and "X-Signature" not in caplog.text
+    assert levels == [logging.NOTSET] * 3  # as they were
+
+
 @pytest.mark.parametrize("place", [CREATE, COMMIT, PREUPLOAD, BATCH, YAML])
 def test_a_connection_cut_once(hub: HubServer, push: Callable[..., str], folder: Path, place: tuple[str, str]) -> None:
     hub.cut(*place, after=10)
@@ -549,12 +704,24 @@ def test_access_is_checked_without_changing_anything(hub: HubServer, api: HfApi)
     with pytest.raises(FerError, match="already and public"):
         check_access("me/public", private=True, api=api)
     assert check_access("me/public", api=api) == "me/public"
+    hub.commit("model", "stranger/public", {})
+    for name in ("stranger/public", "stranger/new", "me2/x"):
+        with pytest.raises(FerError, match=rf"{name} is neither of this token's account \(me\)"):
+            check_access(name, api=api)
+    hub.orgs = ["lab"]
+    assert check_access("lab/new", api=api) == "lab/new"
+    scoped = [{"entity": {"type": "model", "name": "stranger/public"}, "permissions": ["repo.write"]}]
+    token = {"role": "fineGrained", "fineGrained": {"scoped": scoped}}
+    hub.fail(*WHOAMI, status=200, times=2, body={"name": "me", "orgs": [], "auth": {"accessToken": token}})
+    assert check_access("stranger/public", api=api) == "stranger/public"
+    with pytest.raises(FerError, match="stranger/new is neither"):
+        check_access("stranger/new", api=api)
     with pytest.raises(FerError, match="owner/name"):
         check_access("a/b/c", api=api)
     hub.tokens = {}
     with pytest.raises(FerError, match="does not accept"):
         check_access("me/faces", api=api)
-    assert {*hub.repos} == {("model", "me/public")}
+    assert {*hub.repos} == {("model", "me/public"), ("model", "stranger/public")}
 
 
 # --- waiting and scrubbing ------------------------------------------------------------------------
@@ -580,7 +747,16 @@ def test_what_is_not_done_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "seconds"), [("5", 5), ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("soon", None), ("-5", None), ("", None)]
+    ("value", "seconds"),
+    [
+        ("5", 5),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("soon", None),
+        ("-5", None),
+        ("", None),
+        ("Wed, 21 Oct 99999999999999999999 07:28:00 GMT", None),
+        ("Wed, 21 Oct 2015 07:28:00 -99999999999999", None),
+    ],
 )
 def test_retry_after_in_its_forms(value: str, seconds: float | None) -> None:
     assert client._retry_after(answered(429, retry_after=value)) == seconds

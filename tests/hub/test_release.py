@@ -9,16 +9,18 @@ import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from hf_fer import FerError
 from hf_fer._auto import METHODS, config_class, model_class
 from hf_fer.hub.card import PLOTS
-from hf_fer.hub.release import build_release, link_release, manifest, model_code, read_manifest, release_files
+from hf_fer.hub.release import build_release, link_release, listing, manifest, model_code, read_manifest
 from hf_fer.training.export import build_processor, save_release
 
 ASSETS = Path(__file__).parents[2] / "hf_fer" / "assets"
@@ -133,7 +135,8 @@ def test_a_run_folder_becomes_its_files_and_no_others(tmp_path: Path) -> None:
     assert sorted(files) == sorted(expected - {"release.json"})
     for name, entry in files.items():
         data = (release / name).read_bytes()
-        assert entry == {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}, name
+        git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        assert entry == {"sha256": hashlib.sha256(data).hexdigest(), "git_sha1": git, "size": len(data)}, name
 
 
 def test_the_same_source_gives_the_same_bytes(source: Path, tmp_path: Path) -> None:
@@ -257,34 +260,109 @@ def test_nothing_is_overwritten(source: Path, tmp_path: Path) -> None:
         build_release(tmp_path / "nowhere", tmp_path / "new")
 
 
+def relist(release: Path, change: Callable[[dict[str, Path]], object]) -> None:
+    """Write a `release.json` that is true of the folder, as far as it goes."""
+    files = {path.name: path for path in release.iterdir() if path.name != "release.json"}
+    change(files)
+    (release / "release.json").write_bytes(manifest(listing(files)))
+
+
 def test_a_built_release_is_checked_before_it_is_used_again(source: Path, tmp_path: Path) -> None:
-    release = build_release(source, tmp_path / "release")
-    (release / "README.md").write_text("edited by hand\n")
+    release = build_release(source, tmp_path / "release", repo_id="me/faces")
     (release / "notes.txt").write_text("mine")
-    assert sorted(release_files(release)) == sorted({*listed(release)} - {"release.json", "notes.txt"})
+    again = build_release(release, tmp_path / "again", repo_id="me/other")
+    assert listed(again) == sorted({*listed(release)} - {"notes.txt"})
+    assert "me/other" in (again / "README.md").read_text() and "me/faces" not in (again / "README.md").read_text()
+    (release / "README.md").write_text("edited by hand\n")
+    assert (build_release(release, tmp_path / "edited") / "README.md").read_text() == "edited by hand\n"
+    out = tmp_path / "refused"
     for name in ("modeling_mek.py", "model.safetensors"):
         whole = (release / name).read_bytes()
         (release / name).write_bytes(whole + b"\n")
-        with pytest.raises(FerError, match=rf"not as its release\.json says \({name}\)"):
-            release_files(release)
+        with pytest.raises(FerError, match=rf"not as its release\.json says \({name}\)|not of the model's.*\({name}\)"):
+            build_release(release, out)
         (release / name).write_bytes(whole)
-    (release / "evil.py").write_text("")
-    with pytest.raises(FerError, match=r"\(evil\.py\)"):
-        release_files(release)
-    (release / "evil.py").unlink()
-    outside = tmp_path / "outside.txt"
-    outside.write_text("secret")
-    for name in ("../outside.txt", str(outside), "notes.txt", "pytorch_model.bin"):
-        content = json.loads(manifest({"a": outside}))
-        content["files"] = {name: content["files"]["a"]}
-        (release / "release.json").write_text(json.dumps(content))
-        with pytest.raises(FerError, match="in no release"):
-            release_files(release)
+    for name in ("metrics.jsonl", "curves.png"):
+        (release / name).write_text("")
+        with pytest.raises(FerError, match=rf"not as its release\.json says \({name}\)"):
+            build_release(release, out)
+        (release / name).unlink()
+    content = json.loads((release / "release.json").read_text())
+    for name in ("../outside.txt", str(tmp_path / "outside.txt"), "notes.txt", "pytorch_model.bin", "x\n"):
+        (release / "release.json").write_text(
+            json.dumps({**content, "files": {**content["files"], name: content["files"]["config.json"]}})
+        )
+        with pytest.raises(FerError, match="not as its release") as caught:
+            build_release(release, out)
+        assert "\n" not in str(caught.value)
+    assert not out.exists()
+
+
+def test_a_built_release_is_not_believed_on_its_own_word(source: Path, tmp_path: Path) -> None:
+    release = build_release(source, tmp_path / "release")
+    (release / "notes.txt").unlink(missing_ok=True)
+    weights = (release / "model.safetensors").read_bytes()
+    relist(release, lambda files: files.pop("model.safetensors"))
+    with pytest.raises(FerError, match=r"release\.json says \(model\.safetensors\)"):
+        build_release(release, tmp_path / "out")
+    (release / "model.safetensors").unlink()
+    with pytest.raises(FerError, match=r"model\.safetensors is missing"):
+        build_release(release, tmp_path / "out")
+    (release / "model.safetensors").write_bytes(weights)
+    losses = (release / "losses.py").read_bytes()
+    (release / "losses.py").write_text("print('evil')")
+    relist(release, lambda files: None)
+    with pytest.raises(FerError, match=r"not of the model's in hf_fer .* \(losses\.py\)"):
+        build_release(release, tmp_path / "out")
+    (release / "losses.py").write_bytes(losses)
+    processor = release / "preprocessor_config.json"
+    processor.write_text(json.dumps({**json.loads(processor.read_text()), "auto_map": {"AutoImageProcessor": "a.B"}}))
+    relist(release, lambda files: None)
+    with pytest.raises(FerError, match="auto_map"):
+        build_release(release, tmp_path / "out")
+
+
+def test_nothing_tells_of_this_machine(tmp_path: Path) -> None:
+    run = shutil.copytree(ASSETS, tmp_path / "run", ignore=shutil.ignore_patterns("__pycache__"))
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    home = "/home/somebody/faces"
+    options = {"token": "hf_secretsecret", "cache_dir": home, "classes": 8, "files": [f"{home}/a.csv"], "rule": "major"}
+    private = {"output_dir": home, "data_root": home, "dataset_options": options, "push": "me/x", "dataset": home}
+    (run / "recipe.yaml").write_text(yaml.safe_dump({**recipe, **private, "backbone_weights": f"{home}/w.pth"}))
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "_name_or_path": home}))
+    release = build_release(run, tmp_path / "release")
+    assert json.loads((release / "config.json").read_text()) == config
+    kept = {"dataset_options": {"classes": 8, "files": ["a.csv"], "rule": "major"}, "dataset": "./faces"}
+    assert yaml.safe_load((release / "recipe.yaml").read_text()) == {**recipe, **kept, "backbone_weights": "w.pth"}
+    for path in release.iterdir():
+        assert b"somebody" not in path.read_bytes() and b"hf_secretsecret" not in path.read_bytes(), path.name
+
+
+def test_a_folder_of_somebody_else_is_not_removed(source: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / f".out.{os.getpid()}.tmp"
+    theirs.mkdir()
+    (theirs / "a.txt").write_text("a")
+    with pytest.raises(FerError, match="No release can be written"):
+        build_release(source, tmp_path / "out")
+    assert (theirs / "a.txt").exists()
 
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\xff", b"[]", b"{}", b'{"files": 3}', b'{"files": {"a": 3}}', b'{"files": {"a": {}}}', b"[" * 100_000],
+    [
+        b'{"hf_fer": "1", "files": []}',
+        b'{"hf_fer": 1, "files": {}}',
+        b"",
+        b"\xff",
+        b"[]",
+        b"{}",
+        b'{"files": 3}',
+        b'{"files": {"a": 3}}',
+        b'{"files": {"a": {}}}',
+        b"[" * 100_000,
+    ],
 )
-def test_a_strange_manifest_lists_nothing(data: bytes) -> None:
-    assert read_manifest(data) == {}
+def test_a_manifest_that_is_none_of_ours(data: bytes) -> None:
+    with pytest.raises(FerError, match=r"X has a release\.json that is none of hf-fer's"):
+        read_manifest(data, "X")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from hub_server import HubServer
 from runs import TINY
 
 from hf_fer import FerError
+from hf_fer import cli as hf_fer_cli
 from hf_fer._auto import config_class
 from hf_fer.training import cli, run
 from hf_fer.training.recipe import Recipe, load_recipe
@@ -50,7 +52,7 @@ def test_who_repeats_a_run_does_not_push(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a/b/c", "", "a b", "../x"])
 def test_a_name_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(FerError, match="Recipe key push must be a repository's owner/name"):
+    with pytest.raises(FerError, match="is not the name of a repository; write it as owner/name"):
         recipe(tmp_path, push=name)
 
 
@@ -93,11 +95,60 @@ def test_a_push_that_fails_leaves_the_run_and_says_how_to_go_on(hub: HubServer, 
     with pytest.raises(FerError) as caught:
         finish(finished)
     text = str(caught.value)
-    assert "finished, but not pushed" in text and f"`hf-fer push {finished} me/faces --public`" in text
+    assert "finished, but not pushed" in text and f"`hf-fer push {finished} me/faces --public` pushes it." in text
     assert (finished / "README.md").is_file() and (finished / "model.safetensors").is_file()
     (finished / "report.json").write_text("{")
-    with pytest.raises(FerError, match="is finished, but has no card yet"):
+    with pytest.raises(FerError, match=r"is finished, but not pushed: .*report\.json"):
         finish(finished)
+    with pytest.raises(FerError, match=r"is finished, but has no card yet: .*`hf-fer card .* writes it\."):
+        cli._finisher(recipe(finished))(finished)
+
+
+def command_of(text: str) -> list[str]:
+    """The arguments of the `hf-fer` command that a sentence names."""
+    return shlex.split(text.split("`")[1])[1:]
+
+
+def test_the_command_that_is_named_publishes_nothing(hub: HubServer, tmp_path: Path, finished: Path) -> None:
+    """Run as it stands, with a space in the path, where the repository was made public in the meantime."""
+    folder = finished.rename(tmp_path / "my run; echo")
+    finish = cli._finisher(recipe(folder, push="faces"))
+    hub.commit("model", "me/faces", {})
+    with pytest.raises(FerError, match="already and public") as caught:
+        finish(folder)
+    command = command_of(str(caught.value))
+    assert hf_fer_cli.main(command) == 2 and not hub.repos["model", "me/faces"].files
+    hub.repos["model", "me/faces"].private = True
+    assert hf_fer_cli.main(command) == 0
+    assert b"me/faces" in hub.repos["model", "me/faces"].files["README.md"]
+    assert "me/faces" in (folder / "README.md").read_text()  # the recipe's own card: with its owner, too
+
+
+def test_who_interrupts_the_push_is_told_how_to_go_on(
+    hub: HubServer, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def interrupted(*_: object, **__: object) -> str:
+        raise KeyboardInterrupt
+
+    def full(*_: object, **__: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run, "_run", lambda *_: (finished, True))
+    command = [*TINY, f"--output_dir={finished}", "--push=me/faces"]
+    for function, status in ((interrupted, 130), (full, 2)):
+        with monkeypatch.context() as patch:
+            patch.setattr("hf_fer.hub.push.push_release", function)
+            assert cli.main("mek", command) == status
+        err = capsys.readouterr().err
+        assert "the run is finished, but not pushed" in err.lower() and "resume" not in err
+        assert command_of(err) == ["push", str(finished), "me/faces", "--private"]
+    monkeypatch.undo()
+
+
+def test_resuming_a_finished_run_names_the_push(finished: Path) -> None:
+    with pytest.raises(FerError, match=r"finished; there is nothing to resume, and `.*` pushes it\.") as caught:
+        run._check_folder(finished, recipe(finished, resume=True))
+    assert command_of(str(caught.value)) == ["push", str(finished), "OWNER/NAME", "--private"]
 
 
 @pytest.mark.parametrize("is_main", [True, False])
