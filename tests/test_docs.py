@@ -32,8 +32,12 @@ def run(arguments: list[str], folder: Path) -> str:
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
-def test_snippets_run(snippet: str, tmp_path: Path) -> None:
-    assert run([sys.executable, "-c", snippet], tmp_path).strip()
+def test_snippets_run(
+    snippet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(snippet, "docs", "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out.strip()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -67,13 +67,13 @@ def read(path: Path) -> dict[str, Any]:
     return {key: value for key, value in json.loads(path.read_text()).items() if key in WHAT_COUNTS}
 
 
-@pytest.fixture(scope="module", params=["csv", "parquet", "jsonl"])
-def by_command(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+@pytest.fixture(scope="module")
+def by_command(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the record of `hf-fer evaluate` and the predictions that it wrote."""
     folder = tmp_path_factory.mktemp("command")
     done = command(
         "evaluate", str(checkpoint), "--data=synthetic", *OPTIONS, "--resolutions=1,4",
-        f"--output={folder / 'record.json'}", f"--predictions={folder / f'answers.{request.param}'}", "--batch-size=41",
+        f"--output={folder / 'record.json'}", f"--predictions={folder / 'answers.csv'}", "--batch-size=41",
     )  # fmt: skip
     assert "7 of 7 source classes map by name" in done.stdout
     for given, meant in (("happy", "happiness"), ("angry", "anger"), ("Fearful", "fear")):
@@ -83,7 +83,7 @@ def by_command(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, reque
 
 
 def test_scoring_the_exported_predictions_gives_the_very_record(by_command: Path) -> None:
-    (answers,) = by_command.glob("answers.*")
+    answers = by_command / "answers.csv"
     again = by_command / "again.json"
     command("score", str(answers), "--data=synthetic", *OPTIONS, f"--output={again}", "--force")
     assert read(again) == read(by_command / "record.json")
@@ -152,9 +152,9 @@ def test_labels_that_mean_nothing_are_listed_and_can_be_told(checkpoint: Path, t
     processor.save_pretrained(tmp_path / "unnamed")
     output = f"--output={tmp_path / 'r.json'}"
     base = ["evaluate", str(tmp_path / "unnamed"), "--data=synthetic", *OPTIONS, output]
-    refused = command(*base, expect=2).stderr.strip().splitlines()
-    assert len(refused) == 1 and "--label-map NAME=EXPRESSION" in refused[0]
-    assert all(f"LABEL_{k}" in refused[0] for k in range(7))
+    with pytest.raises(hf_fer.FerError, match="--label-map NAME=EXPRESSION") as refused:
+        evaluate_model(str(tmp_path / "unnamed"), data, progress=False)
+    assert all(f"LABEL_{k}" in str(refused.value) for k in range(7))
     meanings = [f"--label-map=LABEL_{k}={name}" for k, name in enumerate(FOREIGN)]
     assert "'LABEL_3' read as happiness" in command(*base, *meanings).stdout
     named = json.loads((tmp_path / "r.json").read_text())
@@ -170,11 +170,9 @@ def test_labels_that_mean_nothing_are_listed_and_can_be_told(checkpoint: Path, t
 
 
 def test_answers_alone_are_scored_without_calibration(by_command: Path, tmp_path: Path) -> None:
-    (answers,) = by_command.glob("answers.*")
-    if answers.suffix != ".csv":
-        pytest.skip("once is enough")
     import csv
 
+    answers = by_command / "answers.csv"
     rows = list(csv.DictReader(answers.open()))
     bare = tmp_path / "bare.csv"
     with bare.open("w", newline="") as file:
