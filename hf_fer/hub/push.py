@@ -265,7 +265,7 @@ def _push(
     if keep_card and overwrite_card:
         raise FerError("A card cannot be both kept and overwritten; choose one of keep_card and overwrite_card.")
     try:
-        with quiet(), tempfile.TemporaryDirectory(prefix="hf-fer-push-") as folder:
+        with quiet(), tempfile.TemporaryDirectory(prefix="hf-fer-push-", ignore_cleanup_errors=True) as folder:
             temporary = Path(folder)
             repository = Repository(hub_client(api, token), repo, repo_type, revision, bool(private), sleep)
             repository = repository.with_owner()

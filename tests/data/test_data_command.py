@@ -426,6 +426,7 @@ def test_push(tmp_path: Path) -> None:
     *_, codes, downloaded = done.stdout.splitlines()
     assert codes == "0 0 2"
     assert done.stdout.count(f"pushed: {hub.url}/datasets/me/faces") == 2
+    assert done.stdout.count("  - data/") > 6 and "  + data/" in done.stdout  # what happens to the shards is shown
     assert "me/public is there already and public" in done.stderr
     assert not public.files
     repo = hub.repos["dataset", "me/faces"]

@@ -98,6 +98,16 @@ def test_flags_reach_the_push(hub: HubServer, capsys: pytest.CaptureFixture[str]
     assert hub.repos["space", "me/m"].files["README.md"] != b"edited"
     assert cli.main([*command, "--keep-card", "--overwrite-card"]) == 2
     assert "not allowed with" in capsys.readouterr().err
+    assert cli.main([*command, "--private", "--public"]) == 2
+    assert "not allowed with" in capsys.readouterr().err
+    assert cli.main([*command, "--private"]) == 2
+    assert "already and public" in capsys.readouterr().err
+    hub.commit("space", "me/m", {"scores.py": b"theirs"})
+    assert cli.main([*command]) == 2
+    assert "(scores.py); replace them with --overwrite " in capsys.readouterr().err
+    assert cli.main([*command, "--overwrite"]) == 0
+    out = capsys.readouterr().out
+    assert "  ~ scores.py (replaced)" in out and hub.repos["space", "me/m"].files["scores.py"] != b"theirs"
 
 
 def test_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

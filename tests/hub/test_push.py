@@ -352,10 +352,9 @@ def test_one_that_becomes_public_meanwhile_gets_nothing(hub: HubServer, push: Ca
         hub.before(*place, open_up)
         assert "already and public" in refused(push, private=True), place
     repo.private = True
-    hub.before(*COMMIT, open_up)
-    hub.fail(*COMMIT, status=409)
+    hub.before(*COMMIT, lambda: (open_up(), hub.commit("model", "me/faces", {"b.txt": b"b"})))
     assert "already and public" in refused(push, private=True)
-    assert repo.files == {"a.txt": b"a"}
+    assert repo.files == {"a.txt": b"a", "b.txt": b"b"}
 
 
 def test_a_disk_that_is_full_is_a_sentence_and_leaves_no_repository(
