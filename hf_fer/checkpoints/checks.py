@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import math
 import re
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..digests import sha256
 from ..errors import FerError
 
 if TYPE_CHECKING:
@@ -274,11 +274,7 @@ def _compare_with_release(folder: Path, names: list[str], where: str) -> None:
         entry = listed.get(name) if isinstance(listed, dict) else None
         if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str) or not (folder / name).is_file():
             continue
-        digest = hashlib.sha256()
-        with (folder / name).open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        if digest.hexdigest() != entry["sha256"]:
+        if sha256(folder / name) != entry["sha256"]:
             raise weights_error(
                 where,
                 f"{name} is not the file that {RELEASE} lists, it was damaged or replaced: get it anew, or delete"

@@ -21,6 +21,7 @@ from hf_fer.checkpoints.checks import first_sentence
 from hf_fer.checkpoints.loading import load_classifier, resolve_model
 from hf_fer.data.images import to_rgb
 from hf_fer.data.resolution import degrade_image
+from hf_fer.digests import sha256
 from hf_fer.errors import FerError
 from hf_fer.evaluation.matching import model_classes
 
@@ -124,19 +125,11 @@ def digest_of(path: Path | None) -> str | None:
     if path is None or not path.exists():
         return None
     if path.is_file():
-        return f"sha256:{_sha256(path)[:16]}"
+        return f"sha256:{sha256(path)[:16]}"
     files = [path / name for name in ("config.json", "preprocessor_config.json")]
     files += sorted(path.glob("*.safetensors"))
-    found = [(file.name, _sha256(file)) for file in files if file.is_file()]
+    found = [(file.name, sha256(file)) for file in files if file.is_file()]
     return f"sha256:{hashlib.sha256(repr(found).encode()).hexdigest()[:16]}" if found else None
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def predict_probabilities(
