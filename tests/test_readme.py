@@ -24,7 +24,8 @@ COMMANDS = [line for block in re.findall(r"^```bash\n(.*?)^```$", README, re.M |
 INSTALLS, TRAININGS = COMMANDS[:2], [c for c in COMMANDS if c.startswith("accelerate launch")]
 EVALUATIONS = [c for c in COMMANDS if c.startswith("hf-fer evaluate")]  # run in test_embedded.py
 SWEEPS = [c for c in COMMANDS if c.startswith("hf-fer sweep")]  # such ones are run in training/test_sweep.py
-OTHERS = [c for c in COMMANDS if c not in INSTALLS + TRAININGS + EVALUATIONS + SWEEPS]
+PUSHES = [c for c in COMMANDS if c.startswith("hf-fer push")]  # such ones are run in hub/test_end_to_end.py
+OTHERS = [c for c in COMMANDS if c not in INSTALLS + TRAININGS + EVALUATIONS + SWEEPS + PUSHES]
 
 
 def run(arguments: list[str], folder: Path) -> str:
@@ -77,6 +78,14 @@ def test_sweep_commands_are_valid_sweeps(command: str) -> None:
     options, flags = _parser().parse_known_args(shlex.split(command)[1:])
     method = Path(options.config).name.split("_")[0]
     assert len(plan(method, str(ROOT / options.config), options.grid, options.seeds, flags)) == 6
+
+
+@pytest.mark.parametrize("command", PUSHES)
+def test_push_commands_are_understood(command: str) -> None:
+    from hf_fer.cli import _parser
+
+    options = _parser().parse_args(shlex.split(command)[1:])
+    assert options.folder in " ".join(TRAININGS)  # what a training above has made
 
 
 def test_the_evaluation_command_is_the_one_that_is_tested() -> None:
