@@ -26,6 +26,7 @@ _EXPORTS = {
     "MultiResForImageClassification": "models",
     "NeuralResizerConfig": "models",
     "NeuralResizerForImageClassification": "models",
+    "build_release": "hub.release",
     "embedded_model_path": "checkpoints.loading",
     "evaluate_model": "evaluation",
     "label_names": "labels",
@@ -35,6 +36,7 @@ _EXPORTS = {
     "metric_path": "evaluation",
     "open_image": "inference.images",
     "predict_images": "inference.predict",
+    "push_release": "hub.push",
 }
 
 __all__ = ["__version__", *_EXPORTS]
