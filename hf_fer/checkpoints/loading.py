@@ -67,7 +67,8 @@ def load_classifier(
         folder, said = _fetch(source, revision, trust_remote_code)
     if processor is None:
         checks.check_processor(folder, said, source, own_code=trust_remote_code)
-    weights = checks.read_weights(folder, source)
+    # On the Hub another client may have pushed new weights beside an old list, and whoever loads cannot mend that.
+    weights = checks.read_weights(folder, source, as_released=local)
 
     # What was checked is what is read. Code of the checkpoint's own may want other files of its repository.
     hub: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
@@ -132,8 +133,11 @@ def _fetch(source: str, revision: str | None, own_code: bool) -> tuple[Path, dic
     small = [checks.CONFIG, *checks.PROCESSORS, checks.INDEX, checks.RELEASE]
     folder = _download(source, revision, [*small, "*.py"] if own_code else small)
     config = checks.check_config(folder, source)
-    # By commit: the branch may have moved on in the meantime.
-    return _download(source, folder.name, checks.shard_names(folder, source) or [checks.WEIGHTS]), config
+    # By commit: the branch may have moved on in the meantime. An index beside a whole file is of an earlier save.
+    _download(source, folder.name, [checks.WEIGHTS])
+    if not (folder / checks.WEIGHTS).exists() and (shards := checks.shard_names(folder, source)):
+        _download(source, folder.name, shards)
+    return folder, config
 
 
 def _download(source: str, revision: str | None, patterns: list[str]) -> Path:
@@ -149,7 +153,9 @@ def _download(source: str, revision: str | None, patterns: list[str]) -> Path:
             (errors.RevisionNotFoundError, f"it has no revision {revision}"),
         )
         reason = next((text for kind, text in reasons if isinstance(error, kind)), first_sentence(error))
-        raise FerError(f"{source}: no such folder here, and the Hub gave no such model ({reason})") from error
+        reason = re.sub(r"\?[^\s'\"]+", "", reason)
+        # From None: addresses that the Hub has signed stand in the errors behind this one.
+        raise FerError(f"{source}: no such folder here, and the Hub gave no such model ({reason})") from None
 
 
 def _load_config(source: str, place: str, hub: dict[str, Any]) -> Any:
