@@ -30,8 +30,8 @@ def folder_files(folder: str | os.PathLike[str]) -> FolderFiles:
     """The files in a folder and in those below it, without hidden ones and `__pycache__`.
 
     Raises:
-        FerError: no such folder, or an empty one; a link that leads out of it or to a folder, something that is no
-            file, or a name that the Hub would not keep as it is.
+        FerError: no such folder, or an empty one; a link that leads out of it, to a folder or to a hidden file,
+            something that is no file, or a name that the Hub would not keep as it is.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -58,14 +58,22 @@ def folder_files(folder: str | os.PathLike[str]) -> FolderFiles:
                 continue
             if not is_repo_path(relative):
                 raise FerError(f"{shown(path)} has a name that a repository cannot hold; rename the file.")
-            if root not in path.resolve().parents:
-                raise FerError(f"{shown(path)} is a link that leads out of its folder; put the file itself there.")
+            check_link(path, root)
             if not path.is_file():
                 raise FerError(f"{shown(path)} is no file, so it cannot be pushed; remove it.")
             files[relative] = path
     if not files:
         raise FerError(f"{shown(folder)} holds no file to push; name another folder.")
     return FolderFiles(files, tuple(sorted(left_out)))
+
+
+def check_link(path: Path, root: Path) -> None:
+    """Raises FerError if a path in the folder `root` (resolved) leads out of it, or to a file that stays behind."""
+    target = path.resolve()
+    if root not in target.parents:
+        raise FerError(f"{shown(path)} is a link that leads out of its folder; put the file itself there.")
+    if any(map(is_left_out, target.relative_to(root).parts)):
+        raise FerError(f"{shown(path)} is a link to a file that stays on this machine; remove it.")
 
 
 def is_left_out(name: str) -> bool:

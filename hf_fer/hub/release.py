@@ -16,6 +16,7 @@ from ..errors import FerError
 from ..evaluation.whole_files import shown
 from .card import PLOTS, build_card
 from .code import code_hashes
+from .folder import check_link
 from .run_files import read_run_files
 
 #: Lists every other file of a release: what was pushed, and what a later release may replace or delete.
@@ -186,8 +187,7 @@ def _plain_file(folder: Path, name: str) -> Path:
     path = folder / name
     if not _is_there(path):
         raise FerError(f"{shown(path)} is missing, and a release needs it; save model and processor there first.")
-    if folder.resolve() not in path.resolve().parents:
-        raise FerError(f"{shown(path)} is a link that leads out of its folder; put the file itself there.")
+    check_link(path, folder.resolve())
     if not path.is_file():
         raise FerError(f"{shown(path)} is no file; put the file of that name there.")
     return path

@@ -468,6 +468,17 @@ def test_links_and_strange_names_are_refused(hub: HubServer, push: Callable[...,
         push_folder(folder / "nowhere", "me/faces")
 
 
+@pytest.mark.parametrize("target", [".env", ".git/config", "__pycache__/a", "code.pyc", "plots/.env"])
+def test_links_to_what_stays_behind_are_refused(
+    hub: HubServer, push: Callable[..., str], folder: Path, target: str
+) -> None:
+    (folder / target).parent.mkdir(exist_ok=True)
+    (folder / target).write_text("secret")
+    (folder / "metrics.jsonl").symlink_to(target)
+    assert "metrics.jsonl is a link to a file that stays on this machine" in refused(push)
+    assert not hub.repos
+
+
 def test_a_gitignore_up_there_skips_nothing_silently(hub: HubServer, push: Callable[..., str]) -> None:
     sha = hub.commit("model", "me/faces", {".gitignore": b"*.png\n"})
     assert "plots/curves.png" in refused(push)

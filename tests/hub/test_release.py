@@ -217,6 +217,11 @@ def test_links_out_of_the_folder_are_refused(source: Path, tmp_path: Path) -> No
     with pytest.raises(FerError, match=r"metrics\.jsonl is a link that leads out"):
         build_release(source, tmp_path / "release")
     (source / "metrics.jsonl").unlink()
+    (source / ".env").write_text("HF_TOKEN=hf_secretsecret")
+    (source / "metrics.jsonl").symlink_to(".env")
+    with pytest.raises(FerError, match=r"metrics\.jsonl is a link to a file that stays on this machine"):
+        build_release(source, tmp_path / "release")
+    (source / "metrics.jsonl").unlink()
     (source / "real.jsonl").write_text("{}\n")
     (source / "metrics.jsonl").symlink_to("real.jsonl")
     release = build_release(source, tmp_path / "release")
