@@ -286,8 +286,9 @@ def _push(
                 repository = replace(repository, private=private is not False)
             for _ in range(CONFLICTS):
                 head = Head() if info is None and dry_run else repository.read(temporary)
-                # What the Hub itself put into a repository that was made just now is nobody's.
-                others = set() if made else _of_others(listed, head)
+                others = _of_others(listed, head)
+                if made or (others and repository.is_as_made(head)):
+                    others = set()  # what the Hub itself puts into a new repository is nobody's
                 _check_others(repository, others, keep_card or overwrite_card, overwrite)
                 kept = others & {CARD} if keep_card else set()
                 pushed = {name: entry for name, entry in listed.items() if name not in kept}

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 KINDS = {"model": "model", "dataset": "data set", "space": "Space"}
 
 _PREFIXES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
+#: What the Hub puts into a repository that it makes.
+_TEMPLATE = {".gitattributes", "README.md", "index.html", "style.css"}
 _READ_LIMIT = 16 << 20  # bytes of a list of files
 
 
@@ -151,6 +153,13 @@ class Repository:
             file = {**self._where, "filename": MANIFEST, "revision": sha}
             content = Path(self._call(self.api.hf_hub_download, **file, cache_dir=folder)).read_bytes()
         return Head(sha, entries, content, read_manifest(content, f"The {self.kind} {self.name}"))
+
+    def is_as_made(self, head: Head) -> bool:
+        """Whether all there is at `head` is what the Hub put there when the repository was made."""
+        if not {*head.entries} <= _TEMPLATE:
+            return False
+        commits = self._call(self.api.list_repo_commits, **self._where, revision=head.sha)
+        return [commit.title for commit in commits] == ["initial commit"]  # a squashed history has another title
 
     def commit(
         self,

@@ -8,11 +8,13 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hub_repos import Repo
 from hub_server import HubServer
 from huggingface_hub import HfApi
 
@@ -324,6 +326,32 @@ def test_what_the_hub_puts_into_a_new_repository_does_not_count(
     hub.first_files = {"README.md": b"template", "config.json": b"template", ".gitattributes": b""}
     push(keep_card=keep_card)
     assert pushed(hub) == contents(folder) | {".gitattributes": b""}
+
+
+def test_a_first_push_that_was_cut_off_can_be_made_again(
+    hub: HubServer, push: Callable[..., str], folder: Path
+) -> None:
+    hub.first_files = {"README.md": b"template", "index.html": b"template", "style.css": b"template"}
+    (folder / "index.html").write_text("our page")
+    hub.fail(*COMMIT, status=400)
+    refused(push)
+    push()
+    assert pushed(hub) == contents(folder) | {"style.css": b"template"}
+    hub.cut_answer(*CREATE)
+    push(repo="me/unseen")
+    assert pushed(hub, "me/unseen") == contents(folder) | {"style.css": b"template"}
+
+
+@pytest.mark.parametrize("theirs", [{"README.md": b"theirs"}, {"app.py": b"theirs"}])
+def test_a_history_of_one_commit_may_be_somebodys(
+    hub: HubServer, push: Callable[..., str], folder: Path, theirs: dict[str, bytes]
+) -> None:
+    (folder / "app.py").write_text("ours")
+    title = "Super-squash branch 'main'" if "README.md" in theirs else "initial commit"
+    hub.repos["model", "me/faces"] = repo = Repo(files=theirs)
+    repo.refs["refs/heads/main"] = replace(repo.at("main"), title=title)
+    refused(push)
+    assert repo.files == theirs
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"files": {}}', b'{"hf_fer": "1", "files": []}', b"x" * (17 << 20)])
