@@ -314,7 +314,8 @@ def _push(
                     return repository.url
                 try:
                     changed = {name: files[name] for name in plan.upload}
-                    return repository.commit(changed, plan.delete, head, message or "Upload by hf-fer", create_pr)
+                    message = message or "Upload by hf-fer"
+                    return repository.commit(changed, listed, plan.delete, head, message, create_pr)
                 except Conflict as conflict:
                     last, made = conflict.__cause__ or conflict, False
             repository.refuse(last)

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..digests import sha256
 from ..errors import FerError
+from ..evaluation.whole_files import shown
 from .client import TRIES, is_missing, may_be_done, retried, sentence, shareable, status_of, without_credentials
 from .release import MANIFEST, read_manifest
 
@@ -164,6 +166,7 @@ class Repository:
     def commit(
         self,
         files: Mapping[str, Path | bytes],
+        listed: Mapping[str, Mapping[str, Any]],
         deleted: Sequence[str],
         head: Head,
         message: str,
@@ -175,15 +178,21 @@ class Repository:
 
         Args:
             files: each file, or its content.
+            listed: of each file what `release.listing` said about it.
 
         Raises:
             Conflict: the branch is no longer at `head`.
+            FerError: also where a file is no longer as it is listed.
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         additions = [
             CommitOperationAdd(name, file if isinstance(file, bytes) else str(file)) for name, file in files.items()
         ]
+        local = {name: file for name, file in files.items() if isinstance(file, Path)}
+        for addition in additions:
+            if (name := addition.path_in_repo) in local:
+                _check_unchanged(local[name], addition.upload_info.sha256.hex(), listed[name])
         options = {**self._where, "revision": self.revision, "create_pr": create_pr}
         # The client itself tries these requests again, which its earlier versions did for some of them only.
         self._call(self.api.preupload_lfs_files, tries=3, **options, additions=additions, free_memory=False)
@@ -197,10 +206,16 @@ class Repository:
             self.info()  # again: the upload may have taken hours
         operations = [*additions, *(CommitOperationDelete(name, is_folder=False) for name in deleted)]
         options |= {"operations": operations, "commit_message": message, "parent_commit": head.sha}
+
+        def commit() -> Any:
+            for name, file in local.items():  # the client reads the small ones once more
+                _check_unchanged(file, sha256(file), listed[name])
+            return self.api.create_commit(**options)
+
         try:
             # A commit on `head` that was made, and whose answer was lost, is a conflict the next time. A pull request
             # would be opened twice.
-            done = retried(lambda: self.api.create_commit(**options), self.sleep, repeatable=not create_pr)
+            done = retried(commit, self.sleep, repeatable=not create_pr)
         except Exception as error:
             if status_of(error) in (409, 412):
                 raise Conflict from error
@@ -218,6 +233,14 @@ class Repository:
             return retried(lambda: function(**arguments), self.sleep, tries=tries)
         except Exception as error:
             self.refuse(error)
+
+
+def _check_unchanged(path: Path, digest: str, listed: Mapping[str, Any]) -> None:
+    if digest != listed["sha256"]:
+        raise FerError(
+            f"{shown(path)} changed while it was pushed, so nothing of it was committed; run the command again once "
+            "nothing writes to it."
+        )
 
 
 def is_same(entry: Any, listed: Mapping[str, Any] | None) -> bool:

@@ -385,6 +385,20 @@ def test_one_that_becomes_public_meanwhile_gets_nothing(hub: HubServer, push: Ca
     assert repo.files == {"a.txt": b"a", "b.txt": b"b"}
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("place", [("GET", "/tree/"), ("POST", "/preupload/"), ("POST", "/objects/batch")])
+def test_a_file_that_changes_meanwhile_is_not_committed(
+    hub: HubServer, push: Callable[..., str], folder: Path, name: str, place: tuple[str, str]
+) -> None:
+    data = (folder / name).read_bytes()
+    hub.before(*place, lambda: (folder / name).write_bytes(data[::-1] + b"x"))
+    text = refused(push)
+    assert f"{name} changed while it was pushed" in text or (name == "model.safetensors" and "Hub" in text)
+    assert not hub.repos["model", "me/faces"].files
+    push()
+    assert pushed(hub) == contents(folder)
+
+
 def test_a_disk_that_is_full_is_a_sentence_and_leaves_no_repository(
     hub: HubServer, push: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
