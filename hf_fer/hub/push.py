@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FerError
@@ -15,7 +15,7 @@ from ..evaluation.whole_files import shown
 from ..repo_names import check_repo_name
 from .client import hub_client, quiet, scrub
 from .folder import FolderFiles, folder_files, is_repo_path
-from .release import CARD, MANIFEST, is_release_name, link_release, listing, manifest, read_manifest
+from .release import CARD, LOADED_FIRST, MANIFEST, is_release_name, link_release, listing, manifest, read_manifest
 from .repository import KINDS, Conflict, Head, Repository, is_same
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def push_release(folder: str | os.PathLike[str], repo: str, **options: Any) -> s
         return FolderFiles(files, tuple(sorted(f"{path.name}/" if path.is_dir() else path.name for path in behind)))
 
     options = {"message": "Release by hf-fer", **options}
-    return _push(built, repo, "model", may_delete=is_release_name, **options)
+    return _push(built, repo, "model", may_delete=is_release_name, loaded_first=LOADED_FIRST, **options)
 
 
 def push_folder(
@@ -252,6 +252,7 @@ def _push(
     overwrite: bool = False,
     message: str | None = None,
     may_delete: Callable[[str], bool] = is_repo_path,
+    loaded_first: frozenset[str] = frozenset(),
     space_sdk: str | None = None,
     dry_run: bool = False,
     show: Callable[[Plan], object] | None = None,
@@ -296,6 +297,8 @@ def _push(
                 upload = {name for name, entry in pushed.items() if not is_same(head.entries.get(name), entry)}
                 upload |= {MANIFEST} if head.manifest != files[MANIFEST] else set()
                 gone = {name for name in head.ours - {*listed, MANIFEST, CARD} if may_delete(name)}
+                foreign = {*head.entries} - {*pushed, MANIFEST} - gone
+                _check_foreign(repository, foreign, {*pushed, MANIFEST}, loaded_first)
                 plan = Plan(
                     repo=repository.name,
                     url=repository.url,
@@ -304,7 +307,7 @@ def _push(
                     replace=tuple(sorted(upload & {*head.entries})),
                     delete=tuple(sorted(gone)),
                     same=tuple(sorted({*pushed, MANIFEST} - upload)),
-                    foreign=tuple(sorted({*head.entries} - {*pushed, MANIFEST} - gone)),
+                    foreign=tuple(sorted(foreign)),
                     left_out=found.left_out,
                     keeps_card=bool(kept),
                 )
@@ -344,3 +347,21 @@ def _check_others(repository: Repository, others: set[str], card: bool, overwrit
             f"{repository.name} has files that hf-fer did not push, or that somebody edited since "
             f"({', '.join(files[:5])}); replace them with --overwrite (overwrite=True), or push to another repository."
         )
+
+
+def _check_foreign(repository: Repository, foreign: set[str], pushed: set[str], loaded_first: frozenset[str]) -> None:
+    """Raises FerError where what stays there takes the place of what is pushed."""
+    if first := sorted(foreign & loaded_first):
+        raise FerError(
+            f"{repository.name} has {', '.join(first)}, which would be loaded instead of what is pushed; delete it "
+            "there first, or push to another repository."
+        )
+    if clash := sorted(foreign & _folders(pushed) | {name for name in foreign if _folders({name}) & pushed}):
+        raise FerError(
+            f"{repository.name} has {', '.join(map(shown, clash[:5]))}, and of a file and a folder of the same name only one can "
+            "be there; delete it there first, or push to another repository."
+        )
+
+
+def _folders(names: set[str]) -> set[str]:
+    return {parent.as_posix() for name in names for parent in PurePosixPath(name).parents}

@@ -26,6 +26,8 @@ CARD = "README.md"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _CONFIG, _PROCESSOR = "config.json", "preprocessor_config.json"
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+#: Files that are loaded instead of, or besides, those of a release where somebody else has put them beside it.
+LOADED_FIRST = frozenset({_WEIGHTS, _INDEX, "processor_config.json", "adapter_config.json"})
 _RECIPE = "recipe.yaml"
 _OF_A_RUN = ("report.json", _RECIPE, "metrics.jsonl")
 _JSON_LIMIT = 64 << 20  # bytes; the largest honest one is the index of many shards

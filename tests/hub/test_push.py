@@ -284,6 +284,26 @@ def test_what_somebody_edited_since_is_not_deleted(hub: HubServer, push: Callabl
     assert plans[0].foreign == ("plots/curves.png", "thesis.md") and not plans[0].delete
 
 
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "processor_config.json", "adapter_config.json"])
+def test_a_release_is_not_put_beside_what_would_be_loaded_instead(hub: HubServer, api: HfApi, name: str) -> None:
+    sha = hub.commit("model", "me/faces", {name: b"{}"})
+    for options in ({"overwrite": True}, {"dry_run": True}):
+        with pytest.raises(FerError, match=f"me/faces has {name}, which would be loaded instead"):
+            push_release(ASSETS, "me/faces", api=api, **options)
+    assert hub.repos["model", "me/faces"].sha == sha
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("a.txt/x", "a.txt"), ("a", "a/b/c.txt"), ("a/b", "a/b/c.txt")])
+def test_a_file_and_a_folder_of_the_same_name(
+    hub: HubServer, push: Callable[..., str], folder: Path, theirs: str, ours: str
+) -> None:
+    sha = hub.commit("model", "me/faces", {theirs: b"theirs"})
+    (folder / ours).parent.mkdir(parents=True, exist_ok=True)
+    (folder / ours).write_text("ours")
+    assert f"me/faces has {theirs}, and of a file and a folder" in refused(push, overwrite=True)
+    assert hub.repos["model", "me/faces"].sha == sha
+
+
 def test_a_list_of_somebody_else_deletes_nothing_that_is_in_no_release(hub: HubServer, api: HfApi) -> None:
     """Be it true of the files that it names."""
     theirs = {"thesis.md": b"theirs", "data/a.parquet": b"theirs"}
