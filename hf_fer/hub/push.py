@@ -358,8 +358,8 @@ def _check_foreign(repository: Repository, foreign: set[str], pushed: set[str], 
         )
     if clash := sorted(foreign & _folders(pushed) | {name for name in foreign if _folders({name}) & pushed}):
         raise FerError(
-            f"{repository.name} has {', '.join(map(shown, clash[:5]))}, and of a file and a folder of the same name only one can "
-            "be there; delete it there first, or push to another repository."
+            f"{repository.name} has {', '.join(map(shown, clash[:5]))}, and of a file and a folder of the same name "
+            "only one can be there; delete it there first, or push to another repository."
         )
 
 

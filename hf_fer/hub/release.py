@@ -257,7 +257,7 @@ def _check_processor(source: Path) -> None:
 
 
 def _edited_card(source: Path) -> Path | None:
-    """The card of a release that was built before, if somebody edited it since.
+    """The card of a release that was built before, if somebody edited it since, or kept another one when it was pushed.
 
     Raises:
         FerError: another file is missing, new, or differs from what `release.json` lists.
@@ -267,13 +267,13 @@ def _edited_card(source: Path) -> Path | None:
     listed = read_manifest(_plain_file(source, MANIFEST).read_bytes(), shown(source))
     there = {path.name for path in source.iterdir() if is_release_name(path.name)}
     edited = {name for name in there & {*listed} if sha256(_plain_file(source, name)) != listed[name].get("sha256")}
-    changed = sorted((there ^ {*listed}) | (edited - {CARD}))
+    changed = sorted(((there ^ {*listed}) | edited) - {CARD})
     if changed:
         raise FerError(
             f"{shown(source)} is not as its {MANIFEST} says ({', '.join(map(shown, changed[:5]))}); build the release "
             f"again, or remove {MANIFEST} to release what is there now."
         )
-    return source / CARD if CARD in edited else None
+    return _plain_file(source, CARD) if CARD in edited | (there - {*listed}) else None
 
 
 # --- contents -----------------------------------------------------------------------------------

@@ -239,6 +239,17 @@ def test_an_edited_card_is_not_overwritten(hub: HubServer, push: Callable[..., s
     assert "both" in refused(push, keep_card=True, overwrite_card=True)
 
 
+def test_what_was_pushed_beside_another_card_is_a_release(hub: HubServer, api: HfApi, tmp_path: Path) -> None:
+    hub.commit("model", "me/faces", {"README.md": b"theirs"})
+    push_release(ASSETS, "me/faces", api=api, keep_card=True)
+    downloaded = tmp_path / "downloaded"
+    downloaded.mkdir()
+    for name, data in hub.repos["model", "me/faces"].files.items():
+        (downloaded / name).write_bytes(data)
+    push_release(downloaded, "me/other", api=api)
+    assert pushed(hub, "me/other") == pushed(hub)
+
+
 def test_a_card_of_somebody_else_is_not_overwritten(hub: HubServer, push: Callable[..., str]) -> None:
     hub.commit("model", "me/faces", {"README.md": b"theirs"})
     assert "--keep-card" in refused(push)
