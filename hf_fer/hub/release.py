@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .._auto import METHODS, config_class, model_class
+from ..checkpoints.checks import Weights, bounded_construction, check_config, config_error, first_sentence
 from ..digests import git_sha1, sha256
 from ..errors import FerError
 from ..evaluation.whole_files import shown
@@ -209,7 +211,7 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _weights(source: Path) -> list[str]:
-    """Names of the files with the weights, each of which opens as safetensors."""
+    """Names of the files with the weights: safetensors, which together hold all that the model has."""
     names = [_WEIGHTS]
     if not _is_there(source / _WEIGHTS) and _is_there(source / _INDEX):
         listed = _read_json(source, _INDEX).get("weight_map")
@@ -219,16 +221,43 @@ def _weights(source: Path) -> list[str]:
         names = shards
     from safetensors import SafetensorError, safe_open
 
+    shapes: dict[str, tuple[int, ...]] = {}
     for name in names:
         path = _plain_file(source, name)
         try:
             with safe_open(path, "np") as opened:  # checks that header and size agree
-                empty = not [*opened.keys()]
+                held = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise FerError(f"{shown(path)} is damaged ({error}); save the model there again.") from error
-        if empty:
+        if not held:
             raise FerError(f"{shown(path)} holds no weights; save the model there again.")
+        shapes |= held
+    _check_complete(source, shapes)
     return names if names == [_WEIGHTS] else [*names, _INDEX]
+
+
+def _check_complete(source: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises FerError where weights of these shapes are not all of the model that `config.json` describes."""
+    import torch
+
+    config = check_config(source, shown(source))
+    method = config["model_type"]
+    weights = Weights(len(shapes), sum(map(math.prod, shapes.values())), frozenset())
+    try:
+        with torch.device("meta"), bounded_construction(weights, shown(source)):  # takes no memory
+            model = model_class(method)(config_class(method).from_dict(config))
+    except FerError:
+        raise
+    except Exception as error:  # of whatever a constructor does with a wrong value
+        raise config_error(shown(source), first_sentence(error)) from error
+    needed = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    lacking = [name for name, shape in needed.items() if shapes.get(name) != shape]
+    lacking = [name for name in lacking if not name.endswith("num_batches_tracked")]
+    if lacking:
+        raise FerError(
+            f"{shown(source)} lacks {len(lacking)} weight{'s' * (len(lacking) > 1)} such as {lacking[0]} "
+            f"{needed[lacking[0]]}, which its {_CONFIG} asks for; save the whole model there again."
+        )
 
 
 def _check_code(source: Path, code_of: Mapping[str, Path]) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -251,6 +252,32 @@ def test_damage_is_named(source: Path, tmp_path: Path) -> None:
         with pytest.raises(FerError, match=words):
             build_release(source, out)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_model_that_lacks_weights_is_no_release(source: Path, tmp_path: Path, sharded: bool) -> None:
+    """Also where it has another shape; counters of batches are no weights that anybody needs."""
+    whole = load_file(source / "model.safetensors")
+    counters = {name for name in whole if name.endswith("num_batches_tracked")}
+    largest = max(whole, key=lambda name: whole[name].numel())
+    lacking = {name: whole[name] for name in [*whole][:3] if name != largest}
+    for state, words in (
+        (lacking, rf"lacks {len({*whole} - {*lacking} - counters)} weights such as \w"),
+        ({**whole, largest: whole[largest][:1]}, rf"lacks 1 weight such as {re.escape(largest)}"),
+        ({name: whole[name] for name in {*whole} - counters}, None),
+    ):
+        name = "model-00001-of-00001.safetensors" if sharded else "model.safetensors"
+        (source / "model.safetensors").unlink(missing_ok=True)
+        save_file({key: value.contiguous() for key, value in state.items()}, source / name, metadata={"format": "pt"})
+        if sharded:
+            index = {"metadata": {}, "weight_map": dict.fromkeys(state, name)}
+            (source / "model.safetensors.index.json").write_text(json.dumps(index))
+        if words is None:
+            build_release(source, tmp_path / "release")
+        else:
+            with pytest.raises(FerError, match=words):
+                build_release(source, tmp_path / "release")
+    assert counters
 
 
 def test_nothing_is_overwritten(source: Path, tmp_path: Path) -> None:
