@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import re
 import shlex
 import types
@@ -301,7 +302,8 @@ def _without_places(value: Any) -> Any:
         return [*map(_without_places, value)]
     if isinstance(value, str):
         path = PureWindowsPath(value)
-        if path.is_absolute() or value.startswith(("/", "~")):
+        # A name may begin with "~" where it is nobody's home.
+        if path.is_absolute() or value.startswith("/") or os.path.expanduser(value) != value:  # noqa: PTH111
             return path.name
     return value
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
 CONFIGS = sorted((RECIPES / "configs").glob("*.yaml"))
 # Ours: the drawn faces, and the model inside the package.
-OURS = [path for path in CONFIGS if path.stem.endswith(("_synthetic", "_embedded"))]
+OURS = [path for path in CONFIGS if path.stem.endswith(("_synthetic", "_embedded", "_small"))]
 PAPERS = [path for path in CONFIGS if path not in OURS]
 LAUNCH = sorted((RECIPES / "accelerate").glob("*.yaml"))
 README = (RECIPES / "README.md").read_text(encoding="utf-8")
