@@ -142,8 +142,8 @@ def cross_dataset(
             classes that the data set lacks; the record states both. False: the former are errors, the latter too.
 
     Raises:
-        FerError: nobody says what it was trained on, or it was this data set, or shared classes are wanted of a file
-            without probabilities in which other classes are answered; and see `evaluate_model`.
+        FerError: nobody says what it was trained on, or it was this data set (FERPlus and FER2013 are one), or shared
+            classes are wanted of a file without probabilities; and see `evaluate_model`.
     """
     given = (trained_on,) if isinstance(trained_on, str) else tuple(trained_on or ())
     if "restrict_to_dataset_classes" in options:

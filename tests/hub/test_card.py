@@ -52,7 +52,7 @@ def test_metadata_comes_back_as_the_report_has_it(run: Path) -> None:
     assert path.read_text(encoding="utf-8") == build_card(run)
     data = ModelCard.load(path).data
     assert data.pipeline_tag == "image-classification"
-    assert data.library_name == "transformers"
+    assert data.to_dict()["library_name"] == "transformers"
     assert data.license == "unknown"  # it is for whoever trained the weights to say
     assert data.tags == ["hf-fer", "facial-expression-recognition", "mek"]
     assert data.datasets is None  # FERPlus has no official place on the Hub
@@ -278,7 +278,7 @@ def test_a_model_without_a_report_says_that_nothing_is_known(
         assert there in card, there
     data = ModelCard(card).data
     assert (data.license, data.eval_results, data.metrics, data.datasets) == ("unknown", None, None, None)
-    assert (data.pipeline_tag, data.library_name) == ("image-classification", "transformers")
+    assert (data.pipeline_tag, data.to_dict()["library_name"]) == ("image-classification", "transformers")
     assert code_blocks(card, "text")[0].splitlines() == [f"{d}  {name}" for name, d in code_hashes(folder).items()]
     answer = run_usage(card, folder, tmp_path, monkeypatch, capsys)
     assert "'label': 'happiness'" in answer and "'label': 'anger'" in answer

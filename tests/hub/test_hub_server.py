@@ -130,7 +130,8 @@ def test_facts_of_files(hub: HubServer, api: HfApi) -> None:
     hub.commit("model", "me/m", {"README.md": readme, "a/b/empty.bin": b""})
     sha = hub.commit("model", "me/m", {"a/w.bin": WEIGHTS})
     info = api.model_info("me/m", files_metadata=True)
-    assert info.pipeline_tag == "image-classification" and info.library_name == "transformers" and info.tags == ["fer"]
+    assert (info.pipeline_tag, vars(info)["library_name"]) == ("image-classification", "transformers")
+    assert info.tags == ["fer"]
     siblings = {file.rfilename: file for file in info.siblings}
     oid = hashlib.sha256(WEIGHTS).hexdigest()
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize 10240\n"
