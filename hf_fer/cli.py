@@ -33,6 +33,7 @@ _EXTRA_OF = {  # import name -> the extra of ours that installs it
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
     "gradio": "demo",
     "cv2": "detect",
+    "av": "video",
 }
 
 
