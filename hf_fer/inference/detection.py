@@ -1,0 +1,403 @@
+"""Finding faces in a picture: one small protocol, OpenCV's YuNet, and "none" for pictures that are a face already.
+
+A detector is anything with a `name` and `detect(image) -> list[Face]`; the pipeline, the video reader and the demo take
+one from `load_detector`, or yours.
+
+YuNet (Wu, Peng and Yu 2023, "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence Research 20) is run
+by OpenCV's `FaceDetectorYN`. Its weights (230 kB, MIT) are not part of this package: they come from the Hub repository
+`opencv/face_detection_yunet`, or from a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import stat
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from ..checkpoints.checks import first_sentence
+from ..errors import FerError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+__all__ = ["Face", "FaceDetector", "WholeImage", "YuNetDetector", "load_detector"]
+
+Box = tuple[float, float, float, float]
+Point = tuple[float, float]
+
+DETECTOR_VARIABLE = "HF_FER_DETECTOR"
+"""Environment variable with the path of YuNet's weights."""
+
+HUB_REPOSITORY = "opencv/face_detection_yunet"
+HUB_FILES = ("face_detection_yunet_2026may.onnx", "face_detection_yunet_2023mar.onnx")
+"""Names of YuNet's weights on the Hub, newest first: full precision (the quantised ones find fewer faces)."""
+
+MIN_SCORE = 0.6
+"""Faces the detector is less sure of are left out."""
+
+_KNOWN = frozenset(("ebafce4e3c118d6554634be5c27ab333b4c047a9a8c3faf1d7cf93101c22f0f0",))  # SHA-256 of 2026may
+_MAX_FILE = 16 * 2**20  # bytes; YuNet has 0.23 million
+_PROBE_SECONDS = 60
+_PROBE_MEMORY = 4 * 2**30  # bytes of address space
+
+# YuNet finds faces of about 10 to 300 px. A picture is looked at in up to two sizes: one in which small faces
+# are large enough, and a small one for faces that fill the picture.
+_LONG_SIDE = 1600  # px at most of the large one: bounds time and memory for any picture
+_SHORT_SIDE = 640  # px to which the long side of a small picture is scaled up, ...
+_MAX_ZOOM = 2.0  # ... at most so many times
+_COARSE_SIDE = 320  # px of the long side of the small one
+_OVERLAP = 0.3  # IoU from which two boxes are one face, as in FaceDetectorYN's default
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face in a picture.
+
+    Attributes:
+        box: x0, y0, x1, y1 in px of the picture, clipped to it; x1 > x0 and y1 > y0.
+        score: how sure the detector is, 0..1.
+        landmarks: (x, y) of both eyes, the tip of the nose and both corners of the mouth, in px; of the pairs, the
+            one further left in an upright face first. None where the detector does not know.
+    """
+
+    box: Box
+    score: float
+    landmarks: tuple[Point, ...] | None = None
+
+    @property
+    def area(self) -> float:
+        """Of the box in px²."""
+        return (self.box[2] - self.box[0]) * (self.box[3] - self.box[1])
+
+    @property
+    def side(self) -> float:
+        """The shorter side of the box in px."""
+        return min(self.box[2] - self.box[0], self.box[3] - self.box[1])
+
+
+@runtime_checkable
+class FaceDetector(Protocol):
+    """What finds faces."""
+
+    name: str
+
+    def detect(self, image: Image.Image) -> list[Face]:
+        """All faces of an upright RGB picture, largest box first."""
+        ...
+
+
+class WholeImage:
+    """No detection: the whole picture is one face, without landmarks."""
+
+    name = "none"
+
+    def detect(self, image: Image.Image) -> list[Face]:
+        """One face with the box of the picture and score 1."""
+        return [Face((0.0, 0.0, float(image.width), float(image.height)), 1.0)]
+
+
+class YuNetDetector:
+    """OpenCV's YuNet. May be shared by threads (they take turns) and pickled.
+
+    Args:
+        weights: YuNet's .onnx file, or its content.
+        min_score: faces below are left out, in (0, 1].
+        min_face: px; faces whose box has a shorter side below are left out.
+
+    Raises:
+        FerError: OpenCV is missing, or the file is no YuNet.
+    """
+
+    name = "yunet"
+
+    def __init__(
+        self, weights: str | os.PathLike[str] | bytes, *, min_score: float = MIN_SCORE, min_face: float = 0
+    ) -> None:
+        self.min_score, self.min_face = _check_limits(min_score, min_face)
+        _import_cv2()
+        self._content = weights if isinstance(weights, bytes) else _read_file(Path(weights))
+        shown = "the content given" if isinstance(weights, bytes) else _printable(weights)
+        _check_content(self._content, shown)
+        self._shown = shown
+        self._lock = threading.Lock()
+        self._network: Any = None
+        with self._lock:
+            self._build()
+
+    def detect(self, image: Image.Image) -> list[Face]:
+        """All faces of a picture, largest box first.
+
+        Args:
+            image: upright, of any mode (it is converted to RGB), any size and aspect ratio.
+
+        Returns:
+            Faces with landmarks and with boxes inside the picture; [] if there are none.
+        """
+        import numpy as np
+
+        width, height = image.size
+        if width < 1 or height < 1:
+            return []
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        rows: list[np.ndarray] = []
+        for size in _sizes(width, height):
+            scaled = image if size == image.size else _resize(image, size)
+            found = self._run(np.asarray(scaled)[:, :, ::-1])
+            # Not one factor: the sides of a thin picture are rounded differently.
+            rows.append(found * np.array([width / size[0], height / size[1]] * 7 + [1.0]))
+        faces = [_face(row, width, height) for row in _suppress(np.concatenate(rows))]
+        kept = [face for face in faces if face is not None and face.side >= self.min_face]
+        return sorted(kept, key=lambda face: -face.area)
+
+    def _run(self, pixels: np.ndarray) -> np.ndarray:
+        """(H, W, 3) BGR uint8 -> (N, 15) float64: x, y, width, height, five points, score."""
+        import cv2
+        import numpy as np
+
+        try:
+            with self._lock:
+                self._build()
+                self._network.setInputSize((pixels.shape[1], pixels.shape[0]))
+                found = self._network.detect(np.ascontiguousarray(pixels))[1]
+        except cv2.error as error:
+            raise FerError(f"the face detector failed on a picture ({_brief(error)})") from error
+        return np.zeros((0, 15)) if found is None else found.astype(np.float64)
+
+    def _build(self) -> None:
+        """Make OpenCV's object if there is none yet; called with the lock held."""
+        if self._network is None:
+            try:
+                self._network = _create(self._content, self.min_score)
+            except Exception as error:  # cv2.error, or whatever its bindings raise
+                raise _no_yunet(self._shown, _brief(error)) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None, "_network": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+
+def load_detector(
+    name: str | os.PathLike[str] = "yunet", *, min_score: float = MIN_SCORE, min_face: float = 0
+) -> FaceDetector:
+    """A detector by name.
+
+    Args:
+        name: "none": the whole picture is a face. "yunet": the file that `HF_FER_DETECTOR` names, else the newest of
+            `HUB_FILES`, from the Hub's cache or from the Hub. Anything else: the path of YuNet's .onnx file.
+        min_score: faces the detector is less sure of are left out, in (0, 1]; "none" is always sure.
+        min_face: px; faces whose box has a shorter side below are left out; "none" takes any.
+
+    Raises:
+        FerError: a name that is none of these, no weights, no OpenCV, or a file that is no YuNet.
+    """
+    _check_limits(min_score, min_face)
+    if not isinstance(name, (str, os.PathLike)):
+        raise FerError(f"a detector is named 'yunet', 'none' or by a path, not by a {type(name).__name__}")
+    path = os.fspath(name)
+    if path == "none":
+        return WholeImage()
+    if path == "yunet":
+        _import_cv2()  # first: who lacks it should not download
+        weights: Path | bytes = Path(given) if (given := os.environ.get(DETECTOR_VARIABLE)) else _from_hub()
+    elif path.lower().endswith(".onnx") or Path(path).is_file():
+        weights = Path(path)
+    else:
+        raise FerError(f"{_printable(path)}: no such detector; use 'yunet', 'none' or the path of YuNet's .onnx file")
+    return YuNetDetector(weights, min_score=min_score, min_face=min_face)
+
+
+# --- sizes and boxes ----------------------------------------------------------------------------
+
+
+def _sizes(width: int, height: int) -> list[tuple[int, int]]:
+    """The sizes in which to look at a picture, the large one first."""
+    long = max(width, height)
+    fine = min(_LONG_SIDE / long, max(1.0, min(_MAX_ZOOM, _SHORT_SIDE / long)))
+    scales = [fine] if fine * long <= 1.5 * _COARSE_SIDE else [fine, _COARSE_SIDE / long]
+    return [(max(1, round(width * s)), max(1, round(height * s))) for s in scales]
+
+
+def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    from PIL import Image
+
+    # Pillow's bilinear filter covers all pixels when it makes a picture smaller; the gap only makes that faster.
+    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
+
+
+def _suppress(rows: np.ndarray) -> np.ndarray:
+    """(N, 15) rows -> those left when each drops the less certain ones that overlap it."""
+    import numpy as np
+
+    rows = rows[np.isfinite(rows).all(1)]
+    rows = rows[np.argsort(-rows[:, 14], kind="stable")]
+    kept: list[np.ndarray] = []
+    for row in rows:
+        if all(_overlap(row, other) < _OVERLAP for other in kept):
+            kept.append(row)
+    return np.array(kept).reshape(-1, 15)
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """IoU of two boxes x, y, width, height."""
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    shared = max(width, 0.0) * max(height, 0.0)
+    return shared / max(a[2] * a[3] + b[2] * b[3] - shared, 1e-9)
+
+
+def _face(row: np.ndarray, width: int, height: int) -> Face | None:
+    """A row as a face; None if nothing of its box lies in the picture."""
+    x, y, w, h = (float(v) for v in row[:4])
+    box = (max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height)))
+    if box[2] - box[0] <= 0 or box[3] - box[1] <= 0:
+        return None
+    points = tuple((float(row[i]), float(row[i + 1])) for i in range(4, 14, 2))
+    return Face(box, min(max(float(row[14]), 0.0), 1.0), points)
+
+
+# --- weights ------------------------------------------------------------------------------------
+
+
+def _create(content: bytes, min_score: float) -> Any:
+    """OpenCV's detector of the bytes of an ONNX file."""
+    import cv2
+    import numpy as np
+
+    # OpenCV 5 warns on stderr, at every construction, that "targets are not supported" (we ask for none).
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    try:
+        model, nothing = np.frombuffer(content, np.uint8), np.zeros(0, np.uint8)
+        return cv2.FaceDetectorYN.create("onnx", model, nothing, (320, 320), min_score, _OVERLAP)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+
+
+def _read_file(path: Path) -> bytes:
+    shown = _printable(path)
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise FerError(f"{shown}: not a regular file, so not YuNet's weights")
+        with path.open("rb") as file:
+            content = file.read(_MAX_FILE + 1)
+    except FileNotFoundError as error:
+        raise FerError(f"{shown}: no such file; {_WAYS_OUT}") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise FerError(f"{shown}: cannot be read ({_brief(error)})") from error
+    if len(content) > _MAX_FILE:
+        raise FerError(f"{shown}: over {_MAX_FILE // 2**20} MB, so not YuNet's weights, which are 0.2 MB")
+    return content
+
+
+def _check_content(content: bytes, shown: str) -> None:
+    """Refuse what is not YuNet, without letting it near this process: OpenCV is not written for hostile files."""
+    if content[:40].startswith(b"version https://git-lfs"):
+        raise _no_yunet(shown, "it is a Git LFS pointer; run `git lfs pull`")
+    if not content:
+        raise _no_yunet(shown, "it is empty")
+    if hashlib.sha256(content).hexdigest() in _KNOWN or not sys.executable:
+        return
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", _PROBE], input=content, capture_output=True, timeout=_PROBE_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _no_yunet(shown, f"OpenCV has not loaded it after {_PROBE_SECONDS} s") from error
+    except OSError as error:
+        raise FerError(f"{shown}: cannot be checked, no process can be started ({_brief(error)})") from error
+    if probe.returncode == 0:
+        return
+    lines = probe.stderr.decode(errors="replace").strip().splitlines()
+    reason = lines[-1] if probe.returncode == 1 and lines else f"OpenCV crashed on it, status {probe.returncode}"
+    raise _no_yunet(shown, _brief(ValueError(reason)))
+
+
+# In a process of its own, with bounded memory: what a file makes OpenCV do, it does there.
+_PROBE = f"""
+import sys
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, ({_PROBE_MEMORY}, {_PROBE_MEMORY}))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+except (ImportError, ValueError, OSError):
+    pass
+import cv2
+import numpy as np
+content = np.frombuffer(sys.stdin.buffer.read(), np.uint8)
+network = cv2.FaceDetectorYN.create("onnx", content, np.zeros(0, np.uint8), (320, 320), 0.6)
+for side in (320, 96):
+    network.setInputSize((side, side))
+    found = network.detect(np.full((side, side, 3), 127, np.uint8))[1]
+    assert found is None or found.shape[1:] == (15,), "its answers are not faces"
+"""
+
+_WAYS_OUT = (
+    f"set {DETECTOR_VARIABLE} to a copy of face_detection_yunet_2026may.onnx from"
+    f" https://huggingface.co/{HUB_REPOSITORY}, or go without detection (--no-detect) on pictures that are a face"
+)
+
+
+def _from_hub() -> Path:
+    """YuNet's weights from the Hub's cache, else from the Hub."""
+    from huggingface_hub import errors, hf_hub_download
+
+    reason = "not in its cache"
+    for cached in (True, False):
+        for file in HUB_FILES:
+            try:
+                return Path(hf_hub_download(HUB_REPOSITORY, file, local_files_only=cached))
+            except errors.EntryNotFoundError:
+                continue
+            except Exception as error:  # of the Hub or of the network
+                reason = first_sentence(error)
+                if not cached:
+                    break
+    # From None: addresses that the Hub has signed stand in the errors behind this one.
+    raise FerError(f"no face detector: the Hub gave none ({reason}); {_WAYS_OUT}") from None
+
+
+def _no_yunet(shown: str, reason: str) -> FerError:
+    return FerError(f"{shown}: not YuNet's weights ({reason}); {_WAYS_OUT}")
+
+
+def _import_cv2() -> None:
+    try:
+        import cv2
+    except ImportError as error:
+        raise FerError(
+            'finding faces takes OpenCV: pip install "hf-fer[detect]", or go without detection (--no-detect) on'
+            " pictures that are a face"
+        ) from error
+    if not hasattr(cv2, "FaceDetectorYN"):
+        raise FerError(f'OpenCV {cv2.__version__} has no FaceDetectorYN: pip install --upgrade "hf-fer[detect]"')
+
+
+def _check_limits(min_score: float, min_face: float) -> tuple[float, float]:
+    if not 0 < min_score <= 1:
+        raise FerError(f"the least score of a face must be in (0, 1], not {min_score}")
+    if not (0 <= min_face and math.isfinite(min_face)):
+        raise FerError(f"the least side of a face must be at least 0 px, not {min_face}")
+    return float(min_score), float(min_face)
+
+
+def _printable(path: str | os.PathLike[str]) -> str:
+    name = os.fspath(path)
+    name = name if len(name) <= 300 else f"{name[:300]}..."
+    return name if name and name.isprintable() else repr(name)
+
+
+def _brief(error: BaseException) -> str:
+    """The message of an exception on one line, at most 160 characters."""
+    text = getattr(error, "strerror", None) or getattr(error, "err", None) or str(error) or type(error).__name__
+    return "".join(c if c.isprintable() else " " for c in " ".join(str(text).split()))[:160]
