@@ -1,8 +1,9 @@
-"""Registers the models with transformers' Auto classes, without making anybody wait for them.
+"""Registers the models with transformers' Auto classes, and the pipeline, without making anybody wait for them.
 
 `AutoConfig.register` and its siblings want classes, and the classes need `transformers.PreTrainedModel`,
 whose import takes seconds. So the registration runs right after transformers itself has loaded its Auto
-modules: at once when it already has, else through an import hook on exactly those modules.
+modules (for the pipeline: `transformers.pipelines`): at once when it already has, else through an import hook on
+exactly those modules.
 """
 
 from __future__ import annotations
@@ -50,6 +51,28 @@ def _register_models() -> None:
         AutoModelForImageClassification.register(config_class(method), model_class(method), exist_ok=True)
 
 
+def _register_pipeline() -> None:
+    from transformers import AutoModelForImageClassification
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from .checkpoints.loading import embedded_model_path
+    from .errors import FerError
+    from .inference.pipeline import TASK, FacialExpressionPipeline
+
+    try:
+        default = {"model": (embedded_model_path(), "main")}
+    except FerError:  # an installation without it can still be told which model to use
+        default = None
+    if TASK not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK,
+            FacialExpressionPipeline,
+            pt_model=AutoModelForImageClassification,
+            default=default,
+            type="image",
+        )
+
+
 class _AfterImport(importlib.abc.MetaPathFinder):
     """Calls `callback` once, right after the module called `name` has been executed."""
 
@@ -80,10 +103,11 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 
 
 def register_auto_classes() -> None:
-    """Registers configs with `AutoConfig` and models with `AutoModelForImageClassification`."""
+    """Registers configs with `AutoConfig`, models with `AutoModelForImageClassification`, and the pipeline's task."""
     for name, callback in (
         ("transformers.models.auto.configuration_auto", _register_configs),
         ("transformers.models.auto.modeling_auto", _register_models),
+        ("transformers.pipelines", _register_pipeline),
     ):
         if name in sys.modules:
             callback()

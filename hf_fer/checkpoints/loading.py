@@ -130,7 +130,7 @@ def _fetch(source: str, revision: str | None, own_code: bool) -> tuple[Path, dic
     Returns:
         The folder in the Hub's cache, named by the commit, and the content of config.json.
     """
-    small = [checks.CONFIG, *checks.PROCESSORS, checks.INDEX, checks.RELEASE]
+    small = [checks.CONFIG, *checks.PROCESSORS, checks.INDEX, checks.RELEASE, "calibration.json"]
     folder = _download(source, revision, [*small, "*.py"] if own_code else small)
     config = checks.check_config(folder, source)
     # By commit: the branch may have moved on in the meantime. An index beside a whole file is of an earlier save.

@@ -16,6 +16,7 @@ the same pixels as `load_image`.
 from __future__ import annotations
 
 import glob
+import io
 import os
 import stat
 from collections.abc import Iterable
@@ -75,30 +76,62 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
     Raises:
         FerError: missing, not a regular file, unreadable, empty, not an image, damaged, or too large.
     """
-    name = _printable(path)
     _check_regular_file(path)
+    return _decode(path, _printable(path), max_pixels)
+
+
+def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """`open_image` of a file that is in memory.
+
+    Args:
+        data: what the file holds.
+        name: what messages call it.
+        max_pixels: see `open_image`.
+
+    Raises:
+        FerError: empty, not an image, damaged, or too large.
+    """
+    if not data:
+        raise FerError(f"{name}: the file is empty")
+    return _decode(io.BytesIO(data), name, max_pixels)
+
+
+def refuse_size(width: int, height: int, name: str, max_pixels: int = MAX_PIXELS) -> None:
+    """Raises FerError where a picture has more than `max_pixels` pixels, or none."""
+    if width * height > max_pixels:
+        raise FerError(f"{name}: refused, {width} x {height} is over the limit of {max_pixels:,} pixels")
+    if width < 1 or height < 1:
+        raise FerError(f"{name}: the image has no pixels ({width} x {height})")
+
+
+def _decode(source: str | os.PathLike[str] | io.BytesIO, name: str, max_pixels: int) -> Image.Image:
     try:
-        image = Image.open(path, formats=_known_formats())
+        image = Image.open(source, formats=_known_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # from the header, too
         raise FerError(f"{name}: refused, its size is far over the limit of {max_pixels:,} pixels") from error
     except Image.UnidentifiedImageError as error:
-        raise FerError(f"{name}: not an image file that can be read{_guess_content(path)}") from error
+        raise FerError(f"{name}: not an image file that can be read{_guess_content(source)}") from error
     except Exception as error:  # decoders raise whatever a damaged file makes them raise
         raise FerError(f"{name}: cannot be opened as an image ({_brief(error)})") from error
     with image:
-        width, height = image.size
-        if width * height > max_pixels:
-            raise FerError(f"{name}: refused, {width} x {height} is over the limit of {max_pixels:,} pixels")
-        if width < 1 or height < 1:
-            raise FerError(f"{name}: the image has no pixels ({width} x {height})")
+        refuse_size(*image.size, name, max_pixels)
         try:
             image.load()
-            orientation = _read_orientation(image)
-            rgb = to_rgb(image)
+            return upright_rgb(image)
         except FerError as error:
             raise FerError(f"{name}: {error}") from error
         except Exception as error:
             raise FerError(f"{name}: damaged or cut short, cannot be decoded ({_brief(error)})") from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A decoded picture as 8-bit RGB, turned and mirrored as its EXIF orientation says.
+
+    Raises:
+        FerError: a mode that Pillow cannot convert.
+    """
+    orientation = _read_orientation(image)
+    rgb = to_rgb(image)
     return rgb.transpose(_ORIENTATIONS[orientation]) if orientation in _ORIENTATIONS else rgb
 
 
@@ -206,13 +239,17 @@ def _read_orientation(image: Image.Image) -> int:
         return 1
 
 
-def _guess_content(path: str | os.PathLike[str]) -> str:
+def _guess_content(source: str | os.PathLike[str] | io.BytesIO) -> str:
     """A hint for the commonest impostor: a download that saved an error page."""
     try:
-        with Path(path).open("rb") as file:
-            start = file.read(256).lstrip().lower()
+        if isinstance(source, io.BytesIO):
+            start = source.getvalue()[:256]
+        else:
+            with Path(source).open("rb") as file:
+                start = file.read(256)
     except OSError:
         return ""
+    start = start.lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<script")):
         return ", it holds a web page; download it again"
     if start.startswith(b"version https://git-lfs"):
