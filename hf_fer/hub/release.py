@@ -15,7 +15,9 @@ from .._auto import METHODS, config_class, model_class
 from ..checkpoints.checks import Weights, bounded_construction, check_config, config_error, first_sentence
 from ..digests import git_sha1, sha256
 from ..errors import FerError
+from ..evaluation.systems import digest_of
 from ..evaluation.whole_files import shown
+from ..inference.calibration import CALIBRATION, read_calibration_file
 from .card import PLOTS, build_card
 from .code import code_hashes
 from .folder import check_link
@@ -39,10 +41,11 @@ def build_release(source: str | os.PathLike[str], out: str | os.PathLike[str], *
     """Writes the folder `out`, which holds all that belongs into the model's repository, and nothing else.
 
     That is `config.json`, the weights (safetensors, in one file or in shards), `preprocessor_config.json`, the model's
-    code, the card, `release.json`, and of a training run `report.json`, `recipe.yaml`, `metrics.jsonl` and the plots
-    of `card.PLOTS`. Pickles, checkpoints, logs and hidden files stay behind. The code is that of the installed hf_fer.
-    What tells of this machine is left out of `config.json` (`_name_or_path`) and of the recipe
-    (`training.recipe.public_recipe`).
+    code, the card, `release.json`, `calibration.json` if there is one, and of a training run `report.json`,
+    `recipe.yaml`, `metrics.jsonl` and the plots of `card.PLOTS`. Pickles, checkpoints, logs and hidden files stay
+    behind. The code is that of the installed hf_fer. What tells of this machine is left out of `config.json`
+    (`_name_or_path`) and of the recipe (`training.recipe.public_recipe`); where that changes the model's digest,
+    `calibration.json` gets the new one.
 
     Args:
         source: a run folder, or what `save_pretrained` of a model of this package and of its processor wrote; or a
@@ -106,6 +109,8 @@ def _build(
                 copy(path, unfinished / name)
             for name, content in written.items():
                 (unfinished / name).write_bytes(content)
+            if _is_there(source / CALIBRATION):
+                (unfinished / CALIBRATION).write_bytes(_calibration(source, unfinished))
             if edited_card is None:
                 text = build_card(unfinished, repo_id or out.resolve().name)
                 (unfinished / CARD).write_text(text, encoding="utf-8", newline="\n")
@@ -175,7 +180,7 @@ def read_manifest(data: bytes, where: str) -> dict[str, dict[str, Any]]:
 
 def is_release_name(name: str) -> bool:
     """Whether a file of that name can be in a release, besides `release.json`."""
-    known = {_CONFIG, _PROCESSOR, _WEIGHTS, _INDEX, CARD, *_OF_A_RUN, *PLOTS}
+    known = {_CONFIG, _PROCESSOR, _WEIGHTS, _INDEX, CALIBRATION, CARD, *_OF_A_RUN, *PLOTS}
     return name in known or bool(_SHARD.fullmatch(name) or re.fullmatch(r"\w+\.py", name, re.ASCII))
 
 
@@ -330,6 +335,25 @@ def _recipe(source: Path) -> bytes | None:
     if recipe is None or (public := public_recipe(recipe)) == recipe:
         return None
     return yaml.safe_dump(public, sort_keys=True, allow_unicode=True).encode()
+
+
+def _calibration(source: Path, release: Path) -> bytes:
+    """`calibration.json` for the model in `release`, which was made of that in `source` and answers alike.
+
+    Raises:
+        FerError: it is damaged, or of another model; better here than where somebody loads the release.
+    """
+    path = _plain_file(source, CALIBRATION)
+    content = read_calibration_file(path)
+    before, after = digest_of(source), digest_of(release)
+    if content["model_digest"] == after:
+        return path.read_bytes()
+    if content["model_digest"] == before:
+        return (json.dumps(content | {"model_digest": after}, indent=2) + "\n").encode()
+    raise FerError(
+        f"{shown(path)} was made for another model than the one beside it; make it again with `hf-fer calibrate`, or "
+        "remove it."
+    )
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

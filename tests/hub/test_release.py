@@ -20,8 +20,10 @@ from safetensors.torch import load_file, save_file
 
 from hf_fer import FerError
 from hf_fer._auto import METHODS, config_class, model_class
+from hf_fer.evaluation.systems import digest_of
 from hf_fer.hub.card import PLOTS
 from hf_fer.hub.release import build_release, link_release, listing, manifest, model_code, read_manifest
+from hf_fer.inference.calibration import Calibration, read_calibration
 from hf_fer.training.export import build_processor, save_release
 
 ASSETS = Path(__file__).parents[2] / "hf_fer" / "assets"
@@ -125,7 +127,7 @@ def test_a_run_folder_becomes_its_files_and_no_others(tmp_path: Path) -> None:
         (run / folder / "state.pkl").write_bytes(b"")
     release = build_release(run, tmp_path / "new" / "release", repo_id="me/faces")
     expected = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", "release.json"}
-    expected |= {"report.json", "recipe.yaml", "metrics.jsonl", *model_code("mek")}
+    expected |= {"report.json", "recipe.yaml", "metrics.jsonl", "calibration.json", *model_code("mek")}
     expected |= {plot for plot in PLOTS if (ASSETS / plot).is_file()}
     assert listed(release) == sorted(expected)
     assert [path.name for path in release.parent.iterdir()] == ["release"]
@@ -138,6 +140,39 @@ def test_a_run_folder_becomes_its_files_and_no_others(tmp_path: Path) -> None:
         data = (release / name).read_bytes()
         git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
         assert entry == {"sha256": hashlib.sha256(data).hexdigest(), "git_sha1": git, "size": len(data)}, name
+
+
+def test_a_calibration_goes_with_its_model_only(source: Path, tmp_path: Path) -> None:
+    """Where the release's config.json is another file than the source's, the calibration names the new digest."""
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "_name_or_path": "/home/somebody"}))
+    content = {"version": 1, "temperatures": {"1": 1.5, "4": 2}, "reference_side": 48, "dataset": "drawn"}
+    path = source / "calibration.json"
+    path.write_text(json.dumps({**content, "model_digest": digest_of(source)}))
+    before = path.read_bytes()
+    for number, build in enumerate((build_release, link_release)):
+        release = build(source, tmp_path / f"release {number}")
+        assert digest_of(release) != digest_of(source)
+        assert json.loads((release / path.name).read_text()) == {**content, "model_digest": digest_of(release)}
+        assert read_calibration(release) == Calibration({1: 1.5, 4: 2}, 48)
+        assert path.read_bytes() == before
+    again = build_release(release, tmp_path / "again")
+    assert (again / path.name).read_bytes() == (release / path.name).read_bytes()
+
+    for text, words in (
+        (json.dumps({**content, "model_digest": "sha256:0"}), "made for another model"),
+        (json.dumps({**content, "model_digest": digest_of(source), "temperatures": {"1": -1}}), "temperatures must be"),
+        ("{", "cannot be used"),
+    ):
+        path.write_text(text)
+        with pytest.raises(FerError, match=words):
+            build_release(source, tmp_path / "refused")
+    path.unlink()
+    (tmp_path / "secret.json").write_text("{}")
+    path.symlink_to(tmp_path / "secret.json")
+    with pytest.raises(FerError, match="a link that leads out"):
+        build_release(source, tmp_path / "refused")
+    assert {p.name for p in tmp_path.iterdir()} == {"source", "release 0", "release 1", "again", "secret.json"}
 
 
 def test_the_same_source_gives_the_same_bytes(source: Path, tmp_path: Path) -> None:
