@@ -108,7 +108,7 @@ def read_frames(
         max_frames: this many frames are decoded at most, sampled or not.
         max_pixels: larger frames are refused from the header, before anything is decoded.
         stop: asked before every frame; true ends the reading as if the video ended there.
-        report: gets filled in.
+        report: a new one, which gets filled in.
 
     Yields:
         Number of the frame in the video from 0; seconds after the first frame, by the file's presentation times

@@ -92,9 +92,9 @@ def probe_video(path: str | os.PathLike[str], *, max_pixels: int = MAX_FRAME_PIX
 def file_pictures(path: str | os.PathLike[str], report: VideoReport, max_pixels: int) -> Iterator[Picture]:
     """All frames of the first video track of a file, in the order of presentation.
 
-    Frames that the decoder calls damaged are left out, and `report` gets a warning; so it does where the file ends
-    before the time it states. Times come from the file (variable frame rates keep theirs); where they are missing or
-    jump back, the frame rate stands in. Rotation and pixels that are not square are undone.
+    Frames that the decoder calls damaged, or cannot decode, are left out, and `report` gets a warning; so it does where
+    the file ends before the time it states. Times come from the file (variable frame rates keep theirs); where they are
+    missing or jump back, the frame rate stands in. Rotation and pixels that are not square are undone.
 
     Raises:
         FerError: PyAV is missing; or the file is, is empty, is no video, has no video track or no decoder for it, is
@@ -266,9 +266,11 @@ def _frames(container: av.container.InputContainer, stream: av.VideoStream, dama
         except Exception as error:
             damage.add(brief(error))
             continue
+        if packet.is_corrupt:  # or only out of sequence, as where recordings were joined: the picture may be good
+            damage.add("data lost")
         for frame in frames:
-            if frame.is_corrupt or packet.is_corrupt:
-                damage.add("damaged data")
+            if frame.is_corrupt:
+                damage.add("data lost")
                 continue
             damage.since = 0
             yield frame
@@ -284,7 +286,7 @@ def _warning(name: str, report: VideoReport, damage: _Damage, end: float) -> str
     if damage.first and (short or damage.since):
         return f"{name}: damaged or cut short after {report.seconds:.2f} s ({damage.first}); {read}"
     if damage.first:
-        return f"{name}: damaged in {damage.count} frames ({damage.first}), which were left out; {read}"
+        return f"{name}: damaged in {damage.count} of its packets ({damage.first}); {read}"
     if short:
         return f"{name}: its pictures end at {end:.2f} s, though it says {stated:.2f} s; it may be cut short"
     return None
