@@ -157,8 +157,8 @@ def analyze_video(
         smoothing: time constant in seconds of the moving average over a face's probabilities (`ProbabilitySmoother`); 0
             for none.
         annotated: an .mp4 file to write: every frame of the source at its own time, with the faces of the last sampled
-            frame drawn (H.264 that browsers play; the sound is left out). It appears when the last frame has been
-            read, also where the source is damaged at its end or `stop` ended it.
+            frame drawn (H.264 that browsers play, 3840 px wide or high at most; the sound is left out). It appears
+            when the last frame has been read, also where the source is damaged at its end or `stop` ended it.
         overwrite: replace `annotated` if it exists.
         tracker: default `Tracker()`, with at least two sampling steps as its `max_gap`.
         progress: draw a tqdm bar on stderr.

@@ -126,7 +126,10 @@ def file_pictures(path: str | os.PathLike[str], report: VideoReport, max_pixels:
             yield Picture(report.frames - 1, seconds, image)
         if not report.frames:
             reason = damage.fatal or damage.first or "it holds none"
-            raise FerError(f"{name}: not one picture of this video can be decoded ({reason})")
+            raise FerError(
+                f"{name}: not one picture of this video can be decoded ({reason}); "
+                f"it is damaged, or its frames are over the limit of {max_pixels:,} pixels"
+            )
         report.ended = "damaged" if damage.fatal or damage.first else "end"
         report.warning = _warning(name, report, damage, end)
 

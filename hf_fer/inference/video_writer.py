@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+MAX_SIDE = 3840
+"""Longer side in px of what is written: 4K, which phones can decode, too. Larger pictures are scaled down to it."""
+
 _TICKS = 90_000  # a second; MPEG's clock, which all usual frame rates divide
 
 
@@ -51,8 +54,8 @@ class VideoWriter:
         return self
 
     def write(self, picture: Image.Image, seconds: float) -> None:
-        """Append a picture ("RGB"). All have the size of the first; an odd row or column is repeated once, since 4:2:0
-        knows even sizes only.
+        """Append a picture ("RGB"). All get the size of the first, which is scaled down to `MAX_SIDE` where it is over;
+        an odd last row or column is repeated once, since 4:2:0 knows even sizes only.
 
         Raises:
             FerError: the file cannot be written, or the encoder refuses the size.
@@ -96,8 +99,9 @@ class VideoWriter:
             stream = self._container.add_stream("libx264", rate=self._rate)
         except Exception as error:
             raise FerError(f"this PyAV has no H.264 encoder ({brief(error)}); install av from PyPI") from error
-        self._size = picture.size
-        stream.width, stream.height = _even(picture).size
+        scale = min(1.0, MAX_SIDE / max(picture.size))
+        self._size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+        stream.width, stream.height = (side + side % 2 for side in self._size)
         stream.pix_fmt = "yuv420p"
         # No B-frames: with uneven times, the length that the muxer states would be short by their delay.
         stream.options = {"preset": "veryfast", "crf": "20", "bf": "0"}

@@ -547,6 +547,14 @@ def test_odd_sizes_are_padded_by_one_pixel(tmp_path, size):
     assert (info.width, info.height) == (size[0] + size[0] % 2, size[1] + size[1] % 2)
 
 
+def test_what_no_decoder_takes_is_scaled_down(tmp_path):
+    frames = [Image.new("RGB", (20_000, 40), (50 * k, 0, 0)) for k in range(2)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=100)
+    list(analyze_video(tmp_path / "a.gif", no_face, annotated=tmp_path / "out.mp4"))
+    info = probe_video(tmp_path / "out.mp4")
+    assert (info.width, info.height) == (3840, 8)
+
+
 def test_nothing_is_overwritten_unless_asked(movie, tmp_path):
     path = tmp_path / "out.mp4"
     path.write_text("mine")
