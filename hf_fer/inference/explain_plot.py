@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..checkpoints.checks import printable
 from ..errors import FerError
-from .explain import METHODS, ResolutionExplanation
+from .explain import METHODS, Explanation, ResolutionExplanation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,8 +79,7 @@ def plot_explanation(
         if column == 0:
             axes.set_ylabel("what the\nmodel sees", fontsize=9.5, color=_GREY, labelpad=8)
     for row, k in enumerate(rows, start=1):
-        maps = explanation.maps[:, explanation.classes.index(k)].numpy()
-        heats = normalized_maps(maps, from_zero=explanation.method not in _ROLLOUTS)
+        heats = class_heats(explanation, k)
         for column, image in enumerate(explained.images):
             axes = figure.add_subplot(grid[row, column])
             axes.imshow(overlay(image, heats[column]), interpolation="nearest")
@@ -96,7 +95,7 @@ def plot_explanation(
         if column + 1 == count and "primary" in explanation.extra:
             handles = axes.get_legend_handles_labels()
             axes.legend(*handles, frameon=False, fontsize=8, loc="lower right", handlelength=1.2, borderpad=0)
-    _draw_scale(figure.add_subplot(grid[-1, :]), notes)
+    _draw_scale(figure.add_subplot(grid[-1, :]), notes, width - 0.85)
     name = title or f"{_model_name(explained.model_name)}: where the evidence lies"
     figure.suptitle(_text(name, round(9.5 * width)), fontsize=12, x=0.012, ha="left", color=_INK)
     if path is not None:
@@ -114,6 +113,12 @@ def choose_classes(probabilities: np.ndarray, classes: tuple[int, ...], top: int
     peak = probabilities.max(axis=0)
     chosen = sorted(classes, key=lambda k: -peak[k])[:top]
     return sorted(chosen, key=lambda k: -probabilities[0, k])
+
+
+def class_heats(explanation: Explanation, k: int) -> np.ndarray:
+    """(F, h, w) in [0, 1]: the maps of class `k`, one of `explanation.classes`, on the scale that its method has."""
+    maps = explanation.maps[:, explanation.classes.index(k)].numpy()
+    return normalized_maps(maps, from_zero=explanation.method not in _ROLLOUTS)
 
 
 def normalized_maps(maps: np.ndarray, from_zero: bool = True) -> np.ndarray:
@@ -196,18 +201,19 @@ def _notes(method: str) -> list[str]:
     ]
 
 
-def _draw_scale(axes: Axes, notes: list[str]) -> None:
-    """The colours over mid-grey, and the sentences below."""
+def _draw_scale(axes: Axes, notes: list[str], width: float) -> None:
+    """The colours over mid-grey, and the sentences below; `width` in inches."""
     from matplotlib import colormaps
 
     axes.set_axis_off()
     height = 0.34 / (0.34 + 0.15 * len(notes))
-    strip = axes.inset_axes((0.06, 1 - 0.62 * height, 0.3, 0.36 * height))
+    left, right = 0.4 / width, min(2.6 / width, 0.55)
+    strip = axes.inset_axes((left, 1 - 0.62 * height, right - left, 0.36 * height))
     ramp = np.linspace(0, 1, 256)[None]
     strip.imshow(_blend(np.full((1, 256, 1), 0.6), ramp, colormaps[_CMAP]), aspect="auto")
     _bare(strip)
-    for x, text, side in ((0.05, "none", "right"), (0.37, "most of the row", "left")):
-        axes.text(x, 1 - 0.46 * height, text, fontsize=8.5, color=_GREY, va="center", ha=side)
+    for x, text in ((0, "none"), (right + 0.08 / width, "most of the row")):
+        axes.text(x, 1 - 0.46 * height, text, fontsize=8.5, color=_GREY, va="center")
     axes.text(0, 1 - height, "\n".join(notes), fontsize=8.5, color=_GREY, va="top", linespacing=1.35)
 
 

@@ -37,7 +37,14 @@ from hf_fer.inference.explain import (
     expression_maps,
     seen_image,
 )
-from hf_fer.inference.explain_plot import _blend, choose_classes, normalized_maps, overlay, plot_explanation
+from hf_fer.inference.explain_plot import (
+    _blend,
+    choose_classes,
+    class_heats,
+    normalized_maps,
+    overlay,
+    plot_explanation,
+)
 from hf_fer.inference.rollout import AttentionRecorder, attention_rollout, gradient_rollout
 from hf_fer.training.export import build_processor
 
@@ -743,6 +750,16 @@ def test_a_class_is_scaled_by_its_own_largest_value_at_any_resolution() -> None:
         [[0.5, 0.0]],
     ]
     assert normalized_maps(np.full((2, 1, 2), -1.0)).tolist() == [[[0.0, 0.0]], [[0.0, 0.0]]]
+
+
+def test_a_rollout_is_scaled_from_its_smallest_value_and_a_class_activation_map_from_none() -> None:
+    maps = torch.tensor([[[[3.0, 2.0]]], [[[2.5, 2.0]]]])
+    for method, expected in (
+        ("gradient_rollout", [[[1.0, 0.0]], [[0.5, 0.0]]]),
+        ("cam", [[[1.0, 2 / 3]], [[2.5 / 3, 2 / 3]]]),
+    ):
+        explanation = Explanation(maps, method, torch.ones(2, 5) / 5, tuple(NAMES), (3,))
+        assert class_heats(explanation, 3) == pytest.approx(np.array(expected))
 
 
 def test_an_overlay_keeps_the_face_where_there_is_no_evidence_and_puts_the_heat_in_its_place() -> None:
