@@ -52,25 +52,8 @@ def _register_models() -> None:
 
 
 def _register_pipeline() -> None:
-    from transformers import AutoModelForImageClassification
-    from transformers.pipelines import PIPELINE_REGISTRY
-
-    from .checkpoints.loading import embedded_model_path
-    from .errors import FerError
-    from .inference.pipeline import TASK, FacialExpressionPipeline
-
-    try:
-        default = {"model": (embedded_model_path(), "main")}
-    except FerError:  # an installation without it can still be told which model to use
-        default = None
-    if TASK not in PIPELINE_REGISTRY.supported_tasks:
-        PIPELINE_REGISTRY.register_pipeline(
-            TASK,
-            FacialExpressionPipeline,
-            pt_model=AutoModelForImageClassification,
-            default=default,
-            type="image",
-        )
+    # It registers itself at its end: it may be the very module that imports transformers' pipelines, half read yet.
+    importlib.import_module(f"{__package__}.inference.pipeline")
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):

@@ -9,24 +9,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
-import json
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn
 
-from . import __version__, hub_commands, score_commands
-from .cli_options import add_shared, positive, refuse_overwrite
+from . import __version__, hub_commands, predict_commands, score_commands
+from .cli_options import positive
 from .data import command as data_command
 from .errors import FerError
 
 if TYPE_CHECKING:
-    from .inference.images import FailedImage
-    from .inference.predict import Prediction
+    pass
 
 _EXTRA_OF = {  # import name -> the extra of ours that installs it
     **dict.fromkeys(("accelerate", "datasets", "evaluate", "matplotlib", "yaml", "sklearn", "tensorboard"), "train"),
@@ -85,140 +81,7 @@ def _run(arguments: list[str], debug: bool) -> int:
         _quieten()
     if options.command in hub_commands.COMMANDS:
         return hub_commands.run(options)
-    return _predict(options) if options.command == "predict" else score_commands.run(options)
-
-
-# --- predict ----------------------------------------------------------------------------------------------
-
-
-def _predict(options: argparse.Namespace) -> int:
-    from .inference.images import iter_image_paths
-
-    kind = _output_format(options)
-    refuse_overwrite(options.output, options.force)
-    found, failures = iter_image_paths(options.paths)
-    with _open_output(options.output) as out:
-        answers: Iterator[Prediction | FailedImage] = iter(())
-        classes: list[str] = []
-        if found:  # else there is no need to load a model
-            from .checkpoints.loading import load_classifier
-            from .inference.predict import predict_images
-
-            model, processor = load_classifier(
-                options.model,
-                options.device,
-                revision=options.revision,
-                trust_remote_code=options.trust_remote_code,
-            )
-            names = model.config.id2label
-            classes = [str(names[k]) for k in sorted(names)]
-            # Lines that scroll by on the same terminal are progress enough; a bar would be drawn into them.
-            scrolling = options.output is None and sys.stdout.isatty()
-            progress = not scrolling and (len(found) > 32 or sys.stderr.isatty())
-            answers = predict_images(found, model, processor, options.batch_size, progress)
-        every = _with_failures(failures, answers)
-        if kind == "json":
-            _write_json(every, out, options.top)
-        elif kind == "csv":
-            _write_csv(every, out, options.top, classes)
-        else:
-            width = min(max((len(path) for path in found), default=4), 60)
-            _write_table(every, out, options.top or 3, width)
-    if failures:
-        print(f"hf-fer: {len(failures)} without an answer:", file=sys.stderr)
-        for failure in failures:
-            print(f"  {failure.reason}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _with_failures(
-    failures: list[FailedImage], answers: Iterator[Prediction | FailedImage]
-) -> Iterator[Prediction | FailedImage]:
-    """The failures known so far, then the answers; new failures are added to the list as they come by."""
-    from .inference.images import FailedImage
-
-    yield from list(failures)
-    for answer in answers:
-        if isinstance(answer, FailedImage):
-            failures.append(answer)
-        yield answer
-
-
-def _top(answer: Prediction, top: int | None) -> dict[str, float]:
-    """The `top` most probable classes (all for None), most probable first, rounded for reading."""
-    return {name: round(p, 6) for name, p in list(answer.probabilities.items())[:top]}
-
-
-def _write_json(answers: Iterable[Any], out: TextIO, top: int | None) -> None:
-    """One JSON array with an object for each image, written as the answers come."""
-    separator = "[\n"
-    for answer in answers:
-        if hasattr(answer, "reason"):
-            entry = {"path": answer.path, "error": answer.reason}
-        else:
-            entry = {
-                "path": answer.path,
-                "label": answer.label,
-                "score": round(answer.score, 6),
-                "probabilities": _top(answer, top),
-            }
-        out.write(separator + json.dumps(entry))
-        separator = ",\n"
-    out.write("[]\n" if separator == "[\n" else "\n]\n")
-
-
-def _write_csv(answers: Iterable[Any], out: TextIO, top: int | None, classes: list[str]) -> None:
-    """Columns path, label, score, error and p_<class> for each class; outside the `top` they stay empty."""
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["path", "label", "score", "error", *(f"p_{name}" for name in classes)])
-    for answer in answers:
-        if hasattr(answer, "reason"):
-            writer.writerow([answer.path, "", "", answer.reason, *("" for _ in classes)])
-        else:
-            p = _top(answer, top)
-            score = round(answer.score, 6)
-            writer.writerow([answer.path, answer.label, score, "", *(p.get(name, "") for name in classes)])
-
-
-def _write_table(answers: Iterable[Any], out: TextIO, top: int, width: int) -> None:
-    """One line for each answered image; the others are listed on stderr at the end."""
-    header = f"{'image':<{width}}  {'expression':<12} {'score':>6}  most probable"
-    for answer in answers:
-        if hasattr(answer, "reason"):
-            continue
-        if header:
-            print(header, file=out)
-            header = ""
-        likely = ", ".join(f"{name} {p:.3f}" for name, p in _top(answer, top).items())
-        path = answer.path if answer.path.isprintable() else repr(answer.path)
-        print(f"{path:<{width}}  {answer.label:<12} {answer.score:>6.3f}  {likely}", file=out, flush=True)
-
-
-def _output_format(options: argparse.Namespace) -> str:
-    """ "json", "csv" or "table": by flag, else by the output file's ending."""
-    if options.json or options.csv:
-        return "json" if options.json else "csv"
-    suffix = Path(options.output or "").suffix.lower()
-    return {".json": "json", ".csv": "csv"}.get(suffix, "table")
-
-
-@contextlib.contextmanager
-def _open_output(path: str | None) -> Iterator[TextIO]:
-    """Stdout, or a file that gets its name once it is complete."""
-    if path is None:
-        yield sys.stdout
-        sys.stdout.flush()  # here, where a closed pipe is still caught
-        return
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            yield file
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    return (predict_commands if options.command == "predict" else score_commands).run(options)
 
 
 # --- train and sweep --------------------------------------------------------------------------------------
@@ -277,27 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show tracebacks and the libraries' own messages")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    predict = commands.add_parser(
-        "predict",
-        help="name the expression in images",
-        description="Name the expression in images that show one face each, cropped to the face. Exit code 2"
-        " if any image could not be answered; the others are answered all the same.",
-    )
-    predict.add_argument("paths", nargs="+", metavar="PATH", help="image file, folder (searched), or pattern")
-    predict.add_argument(
-        "--model",
-        default="default",
-        metavar="M",
-        help="checkpoint folder or Hub id; default: the one in the package",
-    )
-    kind = predict.add_mutually_exclusive_group()
-    kind.add_argument("--json", action="store_true", help="a JSON array instead of a table")
-    kind.add_argument("--csv", action="store_true", help="CSV instead of a table")
-    predict.add_argument(
-        "--top", type=positive, metavar="K", help="only the K most probable classes (table: 3, else all)"
-    )
-    add_shared(predict, batch_size=32)
-
+    predict_commands.add_parser(commands)
     score_commands.add_parsers(commands)
 
     train = commands.add_parser(

@@ -43,6 +43,14 @@ def number(text: str) -> float:
     return value
 
 
+def above_zero(text: str) -> float:
+    """Any finite number above 0."""
+    value = number(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
+    return value
+
+
 def factors(text: str) -> tuple[float, ...]:
     """Resolution factors, separated by commas."""
     try:

@@ -126,6 +126,7 @@ def test_predict_without_network(checkpoint: str, photos: Path, bad: list[str], 
     )
     done = run(
         "predict",
+        "--no-detect",
         bad[0],
         str(photos),
         *bad[1:],
@@ -141,7 +142,9 @@ def test_predict_without_network(checkpoint: str, photos: Path, bad: list[str], 
     entries = {entry["path"]: entry for entry in json.loads(done.stdout)}
     for name in ("a.jpg", "b.png"):
         entry = entries.pop(str(photos / name))
-        assert set(entry) == {"path", "label", "score", "probabilities"}
+        assert set(entry) == {"path", "width", "height", "faces"} and (entry["width"], entry["height"]) == (50, 60)
+        (entry,) = entry["faces"]
+        assert entry["box"] == {"xmin": 0, "ymin": 0, "xmax": 50, "ymax": 60} and entry["reliability"] is None
         assert sorted(entry["probabilities"]) == sorted(NAMES)
         assert sum(entry["probabilities"].values()) == pytest.approx(1, abs=1e-4)
         assert entry["probabilities"][entry["label"]] == entry["score"] == max(entry["probabilities"].values())
@@ -159,23 +162,24 @@ def test_predict_without_network(checkpoint: str, photos: Path, bad: list[str], 
 
 
 def test_table(checkpoint: str, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["predict", str(photos), "--model", checkpoint]) == 0
+    assert cli.main(["predict", "--no-detect", str(photos), "--model", checkpoint]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     header, *lines = out.splitlines()
-    assert header.split()[:2] == ["image", "expression"]
+    assert header.split()[:4] == ["image", "face", "px", "expression"]
     assert [line.split()[0] for line in lines] == [str(photos / "a.jpg"), str(photos / "b.png")]
-    assert all(line.split()[1] in NAMES and line.count(",") == 2 for line in lines)
-    assert cli.main(["predict", str(photos / "a.jpg"), "--model", checkpoint, "--top", "1"]) == 0
+    assert all(line.split()[1:3] == ["1", "60"] for line in lines)
+    assert all(line.split()[3] in NAMES and line.count(",") == 2 for line in lines)
+    assert cli.main(["predict", "--no-detect", str(photos / "a.jpg"), "--model", checkpoint, "--top", "1"]) == 0
     assert capsys.readouterr().out.splitlines()[1].count(",") == 0
 
 
 def test_csv(checkpoint: str, photos: Path, bad: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["predict", str(photos), bad[0], "--model", checkpoint, "--csv", "--top", "2"]) == 2
+    assert cli.main(["predict", "--no-detect", str(photos), bad[0], "--model", checkpoint, "--csv", "--top", "2"]) == 2
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["path"] for row in rows] == [str(photos / "a.jpg"), str(photos / "b.png"), bad[0]]
     for row in rows[:2]:
-        assert row["error"] == ""
+        assert (row["error"], row["face"], row["xmax"], row["ymax"]) == ("", "1", "50", "60")
         assert float(row["score"]) == float(row[f"p_{row['label']}"])
         assert sum(row[f"p_{name}"] != "" for name in NAMES) == 2
     assert rows[2]["label"] == ""
@@ -184,17 +188,17 @@ def test_csv(checkpoint: str, photos: Path, bad: list[str], capsys: pytest.Captu
 
 def test_output_file(checkpoint: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "new" / "answers.json"  # JSON by its ending
-    command = ["predict", str(photos), "--model", checkpoint, "--output", str(target), "--top", "3"]
+    command = ["predict", "--no-detect", str(photos), "--model", checkpoint, "--output", str(target), "--top", "3"]
     assert cli.main(command) == 0
     assert capsys.readouterr().out == ""
-    assert [len(entry["probabilities"]) for entry in json.loads(target.read_text())] == [3, 3]
+    assert [len(entry["faces"][0]["probabilities"]) for entry in json.loads(target.read_text())] == [3, 3]
     assert [path.name for path in target.parent.iterdir()] == ["answers.json"]
 
     target.write_text("mine")
     assert "--force" in sentence(capsys, *command)
     assert target.read_text() == "mine"
     assert cli.main([*command, "--force", "--csv"]) == 0
-    assert target.read_text().startswith("path,label,score")
+    assert target.read_text().startswith("path,frame,seconds,face,label,score")
     assert "a folder" in sentence(capsys, *command[:-3], str(tmp_path), "--force")
 
 
@@ -203,7 +207,9 @@ def test_a_file_is_kept_when_the_run_fails(
 ) -> None:
     target = tmp_path / "answers.json"
     target.write_text("mine")
-    sentence(capsys, "predict", str(photos), "--model", str(tmp_path), "--output", str(target), "--force")
+    sentence(
+        capsys, "predict", "--no-detect", str(photos), "--model", str(tmp_path), "--output", str(target), "--force"
+    )
     assert target.read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["answers.json"]
 
@@ -220,7 +226,7 @@ def test_progress_is_for_many(
 ) -> None:
     for k in range(33):
         (tmp_path / f"{k}.png").write_bytes((photos / "b.png").read_bytes())
-    assert cli.main(["predict", str(tmp_path), "--model", checkpoint, "--csv"]) == 0
+    assert cli.main(["predict", "--no-detect", str(tmp_path), "--model", checkpoint, "--csv"]) == 0
     out, err = capsys.readouterr()
     assert out.count("\n") == 34
     assert "33/33" in err
@@ -228,18 +234,24 @@ def test_progress_is_for_many(
 
 def test_mistakes(checkpoint: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo = str(photos / "a.jpg")
-    predict = ("predict", photo, "--model", checkpoint)
+    predict = ("predict", "--no-detect", photo, "--model", checkpoint)
     assert "COMMAND" in sentence(capsys)
     assert "invalid choice" in sentence(capsys, "frobnicate")
     assert "PATH" in sentence(capsys, "predict")
     assert "--top" in sentence(capsys, *predict, "--top", "0")
+    assert "not allowed with" in sentence(capsys, *predict, "--detector", "yunet")
+    assert "--min-face" in sentence(capsys, *predict, "--min-face", "small")
+    assert "--fps" in sentence(capsys, *predict, "--fps", "0")
+    assert "names no camera" in sentence(capsys, "predict", "webcam:x")
+    assert "a file; name a folder" in sentence(capsys, *predict, "--annotate", photo)
+    assert "over itself" in sentence(capsys, *predict, "--annotate", str(photos))
     assert "--batch-size" in sentence(capsys, *predict, "--batch-size", "many")
     assert "not allowed with" in sentence(capsys, *predict, "--json", "--csv")
     assert "unrecognized" in sentence(capsys, *predict, "--no-such-option")
     assert "device" in sentence(capsys, *predict, "--device", "gpu")
-    assert "no config.json" in sentence(capsys, "predict", photo, "--model", str(tmp_path))
-    assert "no such folder" in sentence(capsys, "predict", photo, "--model", "./nowhere")
-    assert "no such folder" in sentence(capsys, "predict", photo, "--model", "owner/nothing")
+    assert "no config.json" in sentence(capsys, "predict", "--no-detect", photo, "--model", str(tmp_path))
+    assert "no such folder" in sentence(capsys, "predict", "--no-detect", photo, "--model", "./nowhere")
+    assert "no such folder" in sentence(capsys, "predict", "--no-detect", photo, "--model", "owner/nothing")
     assert "--resolutions" in sentence(capsys, "evaluate", checkpoint, "--data", "synthetic", "--resolutions", "1,0")
     assert "--data" in sentence(capsys, "evaluate", checkpoint)
     assert "NAME=VALUE" in sentence(

@@ -25,7 +25,12 @@ MAX_LINE = 1 << 16  # bytes; half of csv's own field limit
 
 _COLUMNS = "id, label and/or p_<class>, and factor"
 _WAYS = f"the columns are {_COLUMNS}"
-_PREDICT_COLUMNS = ("path", "score", "error")  # of `hf-fer predict --csv`
+PREDICT_COLUMNS = frozenset(  # of `hf-fer predict --csv`
+    (
+        *("path", "frame", "seconds", "face", "score", "reliability", "error"),
+        *("xmin", "ymin", "xmax", "ymax", "detection_score"),
+    )
+)
 _PARQUET_ROWS = 4096  # in one batch
 
 
@@ -61,10 +66,10 @@ def check_columns(columns: Sequence[str], path: Path) -> None:
         raise FerError(f"{name} has the column {cut(twice[0])} more than once; {_WAYS}, each once.")
     unknown = [c for c in columns if c not in ("id", "label", "factor") and not c.startswith("p_")]
     if unknown:
-        if set(unknown) <= set(_PREDICT_COLUMNS):
+        if PREDICT_COLUMNS.issuperset(unknown):
             hint = (
-                "a table of `hf-fer predict --csv` becomes a predictions file by renaming path to id, with the ids of "
-                "the split, and dropping score and error"
+                "a table of `hf-fer predict --no-detect --csv` becomes a predictions file by renaming path to id, with "
+                "the ids of the split, and dropping all other columns but label and p_<class>"
             )
         elif len(columns) == 1 and re.search("[;\t]", columns[0]):
             hint = f"separate the columns by commas; {_WAYS}"

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from hf_fer.errors import FerError
 from hf_fer.evaluation.predictions_file import MAX_FACTORS, image_ids, read_predictions, write_predictions
-from hf_fer.evaluation.predictions_formats import MAX_LINE
+from hf_fer.evaluation.predictions_formats import MAX_LINE, PREDICT_COLUMNS
 from hf_fer.labels import EXPRESSIONS
+from hf_fer.predict_output import COLUMNS
 
 FORMATS = ["csv", "parquet", "jsonl"]
 IDS = ["test/0", "test/1", "test/2", "test/3"]
@@ -337,9 +338,10 @@ def test_columns(path: Path) -> None:
     def said(**row: object) -> str:
         return refused(save(path, [{"id": "test/0", "label": "sad", **row}]))
 
-    assert "mean nothing here, 'score', 'path', 'error'; a table of `hf-fer predict --csv` becomes" in said(
+    assert "mean nothing here, 'score', 'path', 'error'; a table of `hf-fer predict --no-detect --csv` becomes" in said(
         score=1, path="x", error="y"
     )
+    assert {*COLUMNS} - {"label"} == PREDICT_COLUMNS
     assert "'anger', 'fear'; drop or rename them (did you mean 'p_anger'?)" in said(anger=0.5, fear=0.5)
     assert "'Factor'; drop or rename them (did you mean 'factor'?)" in said(Factor=1)
     assert "'c0', 'c1', 'c2', 'c3', 'c4' and 15 more; drop" in said(**{f"c{i}": 1 for i in range(20)})
