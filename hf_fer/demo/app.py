@@ -1,0 +1,180 @@
+"""The whole app: a header, the tabs, and how it is launched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import FerError
+from .limits import Limits
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+    from ..inference.detection import FaceDetector
+    from .models import ModelPool
+
+MODELS_VARIABLE = "HF_FER_DEMO_MODELS"
+"""Environment variable with the models to offer, separated by commas: folders, Hub ids, "default"."""
+
+TITLE = "hf-fer: facial expression recognition"
+
+
+def build_demo(
+    models: Sequence[str] | ModelPool | None = None,
+    detector: str | FaceDetector = "auto",
+    records: str | os.PathLike[str] | None = None,
+    limits: Limits | None = None,
+) -> gr.Blocks:
+    """The demo as `gradio.Blocks`, its queue set up; `launch_demo` launches it as it is meant to be.
+
+    Args:
+        models: checkpoint folders, Hub ids, or "default" for the one inside the package. None: what
+            `HF_FER_DEMO_MODELS` lists, else "default". They are loaded when somebody first asks for them.
+        detector: what `hf_fer.inference.detection.load_detector` takes; "auto": YuNet, or where it is not to be had
+            the whole picture as one face, which the page then says.
+        records: folder of result records for the leaderboard; None: the leaderboard inside the package.
+        limits: bounds on what a visitor may ask.
+
+    Raises:
+        FerError: gradio is not installed, a detector or records that cannot be used, or a model named twice.
+    """
+    gr = _import_gradio()
+    from .about import about_tab
+    from .leaderboard import leaderboard_tab, load_leaderboard
+    from .models import ModelPool
+    from .photo import photo_tab
+    from .resolution import resolution_tab
+    from .video import video_tab
+    from .why import why_tab
+
+    limits = limits or Limits()
+    pool = models if isinstance(models, ModelPool) else ModelPool(models or _models(), detector, limits.models)
+    leaderboard = load_leaderboard(records)
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, limits.kept_seconds)) as demo:
+        gr.HTML(_HEADER)
+        if pool.notice:
+            gr.HTML(_notice(pool.notice))
+        model = gr.Dropdown(
+            pool.choices,
+            value=pool.names[0],
+            label="Model",
+            visible=len(pool.names) > 1,
+            elem_id="hf-model",
+        )
+        with gr.Tabs(elem_id="hf-tabs"):
+            with gr.Tab("Photo"):
+                photo = photo_tab(pool, limits, model)
+            with gr.Tab("Resolution") as resolution:
+                of_resolution = resolution_tab(pool, limits, model)
+            with gr.Tab("Why") as why:
+                of_why = why_tab(pool, limits, model)
+            with gr.Tab("Video"):
+                video_tab(pool, limits, model)
+            with gr.Tab("Leaderboard"):
+                leaderboard_tab(leaderboard)
+            with gr.Tab("About"):
+                about_tab(pool, limits)
+        # A picture given in the first tab is there in the others, until they are given another; all in the browser.
+        for tab, own in ((resolution, of_resolution), (why, of_why)):
+            tab.select(None, [photo, own], own, js="(given, own) => own ?? given", api_visibility="private")
+        gr.api(_models_of(pool), api_name="models", api_description="The names of the models.", queue=False)
+    demo.queue(max_size=limits.queue, default_concurrency_limit=limits.at_once)
+    demo.hf_fer_limits = limits  # type: ignore[attr-defined]
+    return demo
+
+
+def launch_demo(
+    models: Sequence[str] | ModelPool | None = None,
+    detector: str | FaceDetector = "auto",
+    records: str | os.PathLike[str] | None = None,
+    limits: Limits | None = None,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    share: bool = False,
+    inbrowser: bool = False,
+    block: bool = True,
+    quiet: bool = False,
+) -> gr.Blocks:
+    """Starts the demo: no flagging, no history, no analytics, bounded uploads, nothing fetched from elsewhere.
+
+    Args:
+        models, detector, records, limits: see `build_demo`.
+        host: address to listen at; None: `GRADIO_SERVER_NAME`, else this machine alone (127.0.0.1).
+        port: None: `GRADIO_SERVER_PORT`, else a free one from 7860.
+        share: make a public link through Gradio's tunnel. Everything then passes over servers of theirs.
+        inbrowser: open it in the browser.
+        block: return only when it is stopped; False leaves it running in threads until `close()`.
+        quiet: print nothing.
+
+    Returns:
+        The running demo; `local_url` says where.
+
+    Raises:
+        FerError: see `build_demo`; or the port is taken.
+    """
+    from starlette.middleware import Middleware
+
+    from .guard import BodyLimit
+    from .theme import CSS, theme
+
+    limits = limits or Limits()
+    demo = build_demo(models, detector, records, limits)
+    options: dict[str, Any] = {
+        "server_name": host,
+        "server_port": port,
+        "share": share,
+        "inbrowser": inbrowser,
+        "prevent_thread_lock": not block,
+        "quiet": quiet,
+        "theme": theme(),
+        "css": CSS,
+        "footer_links": ["api", "settings"],
+        "run_history": False,
+        "enable_monitoring": False,
+        "show_error": False,  # what is unexpected may hold names of files here
+        "max_file_size": limits.file_mb * 2**20,
+        "state_session_capacity": 200,
+        "app_kwargs": {"middleware": [Middleware(BodyLimit, most=limits.file_mb * 2**20)]},  # type: ignore[list-item]
+        "pwa": False,
+        "mcp_server": False,
+        "ssr_mode": False,
+    }
+    try:
+        demo.launch(**options)
+    except OSError as error:
+        raise FerError(f"The demo cannot be started ({error}); choose another port or address.") from error
+    return demo
+
+
+_HEADER = """<header class="hf-header"><h1>Facial expression recognition</h1>
+<p>What expression does a face appear to show, and how sure can a network be when the face is small? Pictures stay on
+the machine that runs this page and are deleted after minutes.</p></header>"""
+
+
+def _notice(words: str) -> str:
+    from . import markup
+
+    return f'<div class="hf-alert" role="note"><p>{markup.text(words, 600)}</p></div>'
+
+
+def _models() -> list[str]:
+    named = [name.strip() for name in os.environ.get(MODELS_VARIABLE, "").split(",")]
+    return [name for name in named if name] or ["default"]
+
+
+def _models_of(pool: ModelPool) -> Any:
+    def models() -> list[str]:
+        return list(pool.names)
+
+    return models
+
+
+def _import_gradio() -> Any:
+    try:
+        import gradio
+    except ImportError as error:
+        raise FerError('The demo needs gradio; install it with `pip install "hf-fer[demo]"`.') from error
+    return gradio

@@ -1,0 +1,41 @@
+"""What visitors can try: pictures and a clip that are free to pass on (space/README.md names their sources)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+
+_PHOTOS = {
+    "astronaut.jpg": "Portrait",
+    "astronaut_small.png": "Small and blurred",
+    "drawn_faces.png": "Drawn faces",
+}
+CLIP = "astronaut_zoom.mp4"
+
+
+def examples_folder() -> Path:
+    return Path(__file__).resolve().parent / "examples"
+
+
+def photo_examples(photo: gr.Image) -> None:
+    """The pictures below an input; choosing one is like uploading it."""
+    folder = examples_folder()
+    gr.Examples(
+        [[str(folder / name)] for name in _PHOTOS],
+        inputs=[photo],
+        label="Examples",
+        example_labels=list(_PHOTOS.values()),
+        api_visibility="private",
+    )
+
+
+def clip_example(video: gr.Video) -> None:
+    """The clip below a video input."""
+    gr.Examples(
+        [[str(examples_folder() / CLIP)]],
+        inputs=[video],
+        label="Example",
+        example_labels=["A portrait that comes closer"],
+        api_visibility="private",
+    )

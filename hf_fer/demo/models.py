@@ -1,0 +1,114 @@
+"""The models of a demo: loaded when somebody asks for them, a bounded number at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import FerError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..inference.detection import Face, FaceDetector
+    from ..inference.pipeline import FacialExpressionPipeline
+
+DEFAULT_NAME = "hf-fer default (inside the package)"
+
+
+class ModelPool:
+    """Pipelines by name, for many threads.
+
+    Args:
+        names: checkpoint folders, Hub ids, or "default".
+        detector: "auto" (YuNet, or the whole picture where there is none), or what `load_detector` takes.
+        keep: models in memory at once.
+        load: makes a pipeline of a name and a detector; the pipeline's own loader unless a test brings another.
+
+    Raises:
+        FerError: no names, one twice, or a detector other than "auto" that cannot be had.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        detector: str | FaceDetector = "auto",
+        keep: int = 2,
+        load: Callable[[str, FaceDetector], Any] | None = None,
+    ) -> None:
+        self.names = list(names)
+        if not self.names:
+            raise FerError("The demo has no models; name at least one, such as default.")
+        if len(set(self.names)) < len(self.names):
+            raise FerError(f"The demo was given a model twice ({', '.join(self.names)}); name each once.")
+        self.detector, self.notice = _find_detector(detector)
+        self.keep, self._load = max(1, keep), load or _load_pipeline
+        self._loaded: OrderedDict[str, FacialExpressionPipeline] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def choices(self) -> list[tuple[str, str]]:
+        """(what to show, name) of each model."""
+        return [(DEFAULT_NAME if name == "default" else name, name) for name in self.names]
+
+    def pipeline(self, name: str) -> FacialExpressionPipeline:
+        """The pipeline of a model.
+
+        Raises:
+            FerError: no model of this demo, or one that cannot be loaded.
+        """
+        if name not in self.names:  # an API client can send anything
+            raise FerError(f"There is no model {str(name)[:80]!r} here; choose one of {', '.join(self.names)}")
+        with self._lock:  # others wait: two loading at once would take the memory of two more
+            pipeline = self._loaded.get(name)
+            if pipeline is None:
+                while len(self._loaded) >= self.keep:
+                    self._loaded.popitem(last=False)
+                pipeline = self._loaded[name] = self._load(name, self.detector)
+            self._loaded.move_to_end(name)
+            return pipeline
+
+    def detect(self, image: Image.Image) -> list[Face]:
+        """Where the faces of a picture are, largest first."""
+        return self.detector.detect(image)
+
+    def crop(self, name: str, image: Image.Image, face: Face) -> Image.Image:
+        """A face as the model was trained to see it. Raises as `pipeline` does."""
+        from ..inference.alignment import crop_face, face_template
+
+        return crop_face(image, face, face_template(self.pipeline(name).model.config))
+
+    def image_size(self, name: str) -> int:
+        """Side in px of what the model looks at. Raises as `pipeline` does."""
+        pipeline = self.pipeline(name)
+        size = getattr(pipeline.model.config, "image_size", None) or pipeline.image_processor.size
+        if isinstance(size, int):
+            return size
+        if isinstance(size, Sequence):
+            return min(size)
+        return min(side for key in ("height", "width", "shortest_edge") if (side := size.get(key)))
+
+
+def _load_pipeline(name: str, detector: FaceDetector) -> FacialExpressionPipeline:
+    from ..inference.pipeline import load_pipeline
+
+    return load_pipeline(name, detector=detector)
+
+
+def _find_detector(detector: str | FaceDetector) -> tuple[FaceDetector, str | None]:
+    """The detector, and what to tell visitors where it is not the one they would expect."""
+    from ..inference.detection import load_detector
+
+    if not isinstance(detector, str):
+        return detector, None
+    if detector != "auto":
+        return load_detector(detector), None
+    try:
+        return load_detector("yunet"), None
+    except FerError:
+        return load_detector("none"), (
+            "There is no face detector on this machine, so the whole picture is taken for one face: give a picture "
+            "that is cropped to the face."
+        )
