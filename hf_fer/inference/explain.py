@@ -17,6 +17,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.checks import first_sentence
@@ -270,7 +271,8 @@ def _explain_neural_resizer(model: Any, pixels: Tensor, classes: tuple[int, ...]
     logits = model.classifier(model.dropout(embedding))
     grid = _as_map(features, images.shape[-2:], getattr(body, "output_fmt", None) == "NHWC")
     tokens = _token_readout(body, features)
-    if grid is not None and torch.allclose(grid.mean(dim=(2, 3)), embedding, rtol=1e-4, atol=1e-5):
+    near = torch.finfo(features.dtype).eps ** 0.5  # half of its digits
+    if grid is not None and torch.allclose(grid.mean(dim=(2, 3)), embedding, rtol=near, atol=near):
         method = _choose(method, "cam", "gradcam")
     elif tokens is not None and _fits(recorder.weights, len(tokens), len(body.blocks)):
         method = _choose(method, "gradient_rollout", "rollout")
@@ -464,7 +466,8 @@ def _moved_back(maps: Tensor, model: Any, pixels: Tensor) -> Tensor:
     if not hasattr(model.spatial_transformer, "theta"):
         return maps
     with torch.no_grad():
-        theta = model.spatial_transformer.theta(model.upsampler(pixels)).double()
+        theta = model.spatial_transformer.theta(model.upsampler(pixels)).cpu().double()
+        maps = maps.cpu()
         last = torch.tensor([0.0, 0.0, 1.0], dtype=theta.dtype, device=theta.device).expand(len(theta), 1, 3)
         try:
             inverse = torch.linalg.inv(torch.cat([theta, last], dim=1))[:, :2]
@@ -501,14 +504,16 @@ def _choose(method: str | None, *allowed: str) -> str:
 
 
 def _check_classes(classes: Sequence[int] | None, count: int) -> tuple[int, ...]:
-    wanted = tuple(range(count)) if classes is None else tuple(int(k) for k in classes)
+    wanted = tuple(range(count)) if classes is None else tuple(classes)
+    if strange := [k for k in wanted if not isinstance(k, Integral)]:
+        raise FerError(f"classes: {str(strange[0])[:40]!r} is no class id; the model's ids are 0 to {count - 1}")
     if not 1 <= len(wanted) <= MAX_CLASSES:
         raise FerError(
             f"{len(wanted)} classes are too many or too few to make maps of; name 1 to {MAX_CLASSES} by classes="
         )
     if unknown := [k for k in wanted if not 0 <= k < count]:
         raise FerError(f"classes: there is no class {unknown[0]}, the model's ids are 0 to {count - 1}")
-    return wanted
+    return tuple(int(k) for k in wanted)
 
 
 def _reference_side(model: PreTrainedModel, processor: BaseImageProcessor) -> int | None:

@@ -63,7 +63,7 @@ def plot_explanation(
     bars = _bar_classes(probabilities, rows)
     bar_height = 0.55 + (0.30 if "primary" in explanation.extra else 0.19) * len(bars)
     width = 1.75 * count + 1.6
-    notes = [line for note in _notes(explanation.method) for line in textwrap.wrap(note, round(14.5 * (width - 0.85)))]
+    notes = [line for note in _notes(explanation.method) for line in textwrap.wrap(note, round(15.5 * (width - 0.85)))]
     heights = [1.75] * (1 + len(rows)) + [bar_height, 0.34 + 0.15 * len(notes)]
     figure = _figure(width, sum(heights) + 1.2)
     grid = figure.add_gridspec(len(heights), count, height_ratios=heights)

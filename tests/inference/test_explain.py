@@ -558,6 +558,7 @@ def test_what_cannot_be_explained_is_refused_in_a_sentence() -> None:
     for classes, words in (
         ([0, 5], "no class 5"),
         ([-1], "no class -1"),
+        (["anger"], "'anger' is no class id"),
         ([], "name 1 to 100"),
         ([0] * 101, "name 1 to 100"),
     ):
