@@ -339,7 +339,8 @@ def _rounded(value: Any) -> float:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Python's integers have no largest one, and isfinite would want this one as a float.
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 
 def _number(text: str) -> float:

@@ -111,12 +111,13 @@ def _read(url: str, name: str, max_bytes: int, timeout: float, given_up: threadi
 class _Redirects(urllib.request.HTTPRedirectHandler):
     max_redirections = 5
 
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        if not is_address(newurl):
-            raise FerError(f"{shown_address(req.full_url)}: redirects to {shown_address(newurl)}, which is not read")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+    def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        target = urllib.parse.urljoin(req.full_url, headers.get("Location") or headers.get("URI") or "")
+        if not is_address(target):
+            raise FerError(f"{shown_address(req.full_url)}: redirects to {shown_address(target)}, which is not read")
+        return super().http_error_302(req, fp, code, msg, headers)
 
-    http_error_308 = urllib.request.HTTPRedirectHandler.http_error_302
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 def _reason(error: Exception) -> str:

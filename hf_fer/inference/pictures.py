@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from PIL import Image
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
 """A path, an http(s) address, the content of a file, a PIL image, or uint8 values (H, W), (H, W, 1), (H, W, 3) in the
 order RGB, or (H, W, 4) with transparency."""
+
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def is_picture(value: Any) -> bool:
@@ -61,7 +65,7 @@ def read_picture(
     path = os.fspath(source)
     if isinstance(path, bytes):
         path = os.fsdecode(path)
-    if not is_address(path):
+    if not (is_address(path) or (_SCHEME.match(path) and not os.path.lexists(path))):
         return open_image(path, max_pixels)
     return decode_image(download(path, timeout=timeout), shown_address(path), max_pixels)
 

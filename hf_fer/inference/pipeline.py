@@ -8,6 +8,7 @@ Faces are found by a detector, cropped as the model was trained on, and classifi
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,7 @@ class FacialExpressionPipeline(Pipeline):
                 as "inputs[3]". Use `iter_faces` where one bad picture shall not keep back the other answers.
         """
         if is_picture(inputs):
-            (answer,) = self._faces([inputs], batch_size, options)
+            (answer,) = self._faces([inputs], batch_size, options, unnamed="the picture")
             return _faces_or_raise(answer, None)
         if isinstance(inputs, list | tuple):
             answers = self._faces(inputs, batch_size, options)
@@ -179,58 +180,41 @@ class FacialExpressionPipeline(Pipeline):
         return _given(before), {}, _given(after)
 
     def preprocess(self, source: Picture, path: str = "the picture", **options: Any) -> _Read:
-        """One picture to the pixels of its faces."""
-        name = _name(path)
-        min_face = options.get("min_face", 0)
-        image = read_picture(
-            source,
-            name,
-            max_pixels=options.get("max_pixels", MAX_PIXELS),
-            timeout=options.get("timeout", TIMEOUT),
-        )
-        detector = self.detector if options.get("detector") is None else _detector(options["detector"])
-        read = _Read(path, image.size, image=image)
-        for face in _detect(detector, image, name):
-            if min(face.box[2] - face.box[0], face.box[3] - face.box[1]) < min_face:
-                continue
-            crop = self._crop(image, face, name)
-            read.faces.append(face)
-            read.pixels.append(self._pixels(crop, name))
-            read.sides.append(min(crop.size))
-        return read
+        """One picture to its faces."""
+        name, min_face = _name(path), options.get("min_face", 0)
+        limits = {"max_pixels": options.get("max_pixels", MAX_PIXELS), "timeout": options.get("timeout", TIMEOUT)}
+        image = read_picture(source, name, **limits)
+        found = _detect(options.get("detector", self.detector), image, name)
+        return _Read(path, name, image.size, [face for face in found if _side(face) >= min_face], image)
 
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> Any:
         return self.model(**model_inputs)
 
-    def postprocess(
-        self, read: _Read, answers: Sequence[dict[str, Any] | None] = (), *, top_k: int | None = None
-    ) -> list[dict[str, Any]]:
+    def postprocess(self, read: _Read, *, top_k: int | None = None) -> list[dict[str, Any]]:
         """The faces of one picture as they are answered."""
         faces = []
-        for face, answer in zip(read.faces, answers, strict=True):
-            if answer is None:
-                raise FerError(_not_a_number(_name(read.path)))
-            answer = {**answer, "probabilities": dict(list(answer["probabilities"].items())[:top_k])}
-            faces.append({**_described(face, read.size), **answer})
+        for face, answer in zip(read.faces, read.answers, strict=True):
+            probabilities = dict(list(answer["probabilities"].items())[:top_k])
+            faces.append({**_described(face, read.size), **answer, "probabilities": probabilities})
         return faces
 
     # --- the work -------------------------------------------------------------------------------------
 
     def _faces(
-        self, inputs: Iterable[Picture], batch_size: int | None, options: dict[str, Any], keep_images: bool = False
+        self,
+        inputs: Iterable[Picture],
+        batch_size: int | None,
+        options: dict[str, Any],
+        keep_images: bool = False,
+        unnamed: str = "inputs[{}]",
     ) -> Iterator[PictureFaces | FailedImage]:
-        """Checks its arguments at once; `iter_faces` says the rest."""
+        """Checks its arguments at once; `iter_faces` says the rest. `unnamed`: of inputs without a path, by place."""
         before, _, after = self._sanitize_parameters(**options)
         if before.get("detector") is not None:
             before["detector"] = _detector(before["detector"])
         batch_size = self._checked_batch_size(batch_size)
-        return self._stream(
-            inputs,
-            batch_size,
-            {**self._preprocess_params, **before},
-            {**self._postprocess_params, **after},
-            keep_images,
-        )
+        before, after = {**self._preprocess_params, **before}, {**self._postprocess_params, **after}
+        return self._stream(inputs, batch_size, before, after, keep_images, unnamed)
 
     def _stream(
         self,
@@ -239,41 +223,61 @@ class FacialExpressionPipeline(Pipeline):
         before: dict[str, Any],
         after: dict[str, Any],
         keep_images: bool,
+        unnamed: str,
     ) -> Iterator[PictureFaces | FailedImage]:
-        slots: list[_Read | FailedImage] = []
+        queue: deque[_Read | FailedImage] = deque()
+        waiting: list[_Crop] = []
         for k, source in enumerate(inputs):
-            path = _path(source, k)
+            path = _path(source, unnamed.format(k))
             try:
-                slot: _Read | FailedImage = self.preprocess(source, path, **before)
+                read = self.preprocess(source, path, **before)
+                queue.append(read)
+            except FerError as error:
+                queue.append(FailedImage(path, str(error)))
+            else:
+                for crop in self._crops(read):
+                    waiting.append(crop)
+                    if len(waiting) == batch_size:
+                        self._answer(waiting)
+                        waiting = []
                 if not keep_images:
-                    slot.image = None
-            except FerError as error:
-                slot = FailedImage(path, str(error))
-            slots.append(slot)
-            read = [s for s in slots if isinstance(s, _Read)]
-            kept = sum(s.size[0] * s.size[1] for s in read if s.image is not None)
-            # Pictures without a face, and failures, count too: they must not pile up either.
-            if sum(len(s.faces) for s in read) >= batch_size or len(slots) >= 4 * batch_size or kept > _MOST_KEPT:
-                yield from self._answer(slots, batch_size, after)
-                slots = []
-        yield from self._answer(slots, batch_size, after)
+                    read.image = None
+            kept = sum(r.size[0] * r.size[1] for r in queue if isinstance(r, _Read) and r.image is not None)
+            # Pictures without a face, and failures, must not pile up behind one that waits for its batch.
+            if len(queue) >= 4 * batch_size or kept > _MOST_KEPT:
+                self._answer(waiting)
+                waiting = []
+            while queue and _is_complete(queue[0]):
+                yield self._result(queue.popleft(), after)
+        self._answer(waiting)
+        for slot in queue:
+            yield self._result(slot, after)
 
-    def _answer(
-        self, slots: list[_Read | FailedImage], batch_size: int, after: dict[str, Any]
-    ) -> Iterator[PictureFaces | FailedImage]:
-        read = [slot for slot in slots if isinstance(slot, _Read)]
-        pixels = [p for slot in read for p in slot.pixels]
-        sides = [side for slot in read for side in slot.sides]
-        answers = iter(self._classify(pixels, sides, batch_size))
-        for slot in slots:
-            if isinstance(slot, FailedImage):
-                yield slot
-                continue
-            own = [next(answers) for _ in slot.faces]
+    def _crops(self, read: _Read) -> Iterator[_Crop]:
+        """The faces of a picture one by one, as the model wants them; the first that fails ends it."""
+        for face in read.faces:
             try:
-                yield PictureFaces(slot.path, slot.size, self.postprocess(slot, own, **after), slot.image)
+                crop = self._crop(read.image, face, read.name)
+                yield _Crop(self._pixels(crop, read.name), min(crop.size), read)
             except FerError as error:
-                yield FailedImage(slot.path, str(error))
+                read.failure = str(error)
+                return
+
+    def _answer(self, crops: list[_Crop]) -> None:
+        """Gives every picture the answers about its crops."""
+        answers = self._classify([crop.pixels for crop in crops], [crop.side for crop in crops], max(len(crops), 1))
+        for crop, answer in zip(crops, answers, strict=True):
+            if answer is None:
+                crop.read.failure = _not_a_number(crop.read.name)
+            else:
+                crop.read.answers.append(answer)
+
+    def _result(self, slot: _Read | FailedImage, after: dict[str, Any]) -> PictureFaces | FailedImage:
+        if isinstance(slot, FailedImage):
+            return slot
+        if slot.failure is not None:
+            return FailedImage(slot.path, slot.failure)
+        return PictureFaces(slot.path, slot.size, self.postprocess(slot, **after), slot.image)
 
     def _classify(self, pixels: list[torch.Tensor], sides: list[int], batch_size: int) -> list[dict[str, Any] | None]:
         """N of (1, 3, H, W), and the N crops' shorter sides in px; None for an answer that is not a number."""
@@ -315,7 +319,7 @@ class FacialExpressionPipeline(Pipeline):
     def _crop(self, image: Image.Image, face: Face, name: str) -> Image.Image:
         try:
             from .alignment import crop_face, face_template
-        except ModuleNotFoundError:  # until it is there
+        except ImportError:  # until it is there
             return image.crop(tuple(map(round, face.box)))
         try:
             return crop_face(image, face, face_template(self.model.config))
@@ -411,11 +415,29 @@ class _Read:
     """A picture whose faces wait for the model."""
 
     path: str
+    name: str
     size: tuple[int, int]
-    faces: list[Face] = field(default_factory=list)
-    pixels: list[torch.Tensor] = field(default_factory=list)
-    sides: list[int] = field(default_factory=list)
-    image: Image.Image | None = None
+    faces: list[Face]
+    image: Image.Image | None
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    failure: str | None = None
+
+
+@dataclass
+class _Crop:
+    """A face as the model wants it: pixels (1, 3, H, W), and the shorter side in px that it had in its picture."""
+
+    pixels: torch.Tensor
+    side: int
+    read: _Read
+
+
+def _is_complete(slot: _Read | FailedImage) -> bool:
+    return isinstance(slot, FailedImage) or slot.failure is not None or len(slot.answers) == len(slot.faces)
+
+
+def _side(face: Face) -> float:
+    return min(face.box[2] - face.box[0], face.box[3] - face.box[1])
 
 
 def _detector(detector: Any) -> FaceDetector:
@@ -470,11 +492,9 @@ def _faces_or_raise(answer: PictureFaces | FailedImage, place: int | None) -> li
     return answer.faces
 
 
-def _path(source: Any, place: int) -> str:
-    """How an input is told from the others: by its path or address as it was given, or by its place."""
-    if isinstance(source, str | os.PathLike):
-        return os.fsdecode(os.fspath(source))
-    return f"inputs[{place}]"
+def _path(source: Any, otherwise: str) -> str:
+    """How an input is told from the others: by its path or address as it was given, if it has one."""
+    return os.fsdecode(os.fspath(source)) if isinstance(source, str | os.PathLike) else otherwise
 
 
 def _name(path: str) -> str:
@@ -488,3 +508,26 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 def _not_a_number(name: str) -> str:
     return f"{name}: the model's answer is not a number; its weights may be damaged"
+
+
+def _register() -> None:
+    from transformers import AutoModelForImageClassification
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from ..checkpoints.loading import embedded_model_path
+
+    try:
+        default = {"model": (embedded_model_path(), "main")}
+    except FerError:  # an installation without it can still be told which model to use
+        default = None
+    if TASK not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK,
+            FacialExpressionPipeline,
+            pt_model=AutoModelForImageClassification,
+            default=default,
+            type="image",
+        )
+
+
+_register()
