@@ -158,6 +158,7 @@ def test_variable_frame_rates_keep_their_times(tmp_path, suffix):
     annotated = tmp_path / "out.mp4"
     list(analyze_video(path, find_square, annotated=annotated))
     assert [s for _, s, _ in read_frames(annotated, fps=None)] == pytest.approx(times, abs=0.002)
+    assert probe_video(annotated).seconds >= 3.0, "a player goes by the stated length"
 
 
 def test_the_sampling_does_not_drift_on_odd_rates(tmp_path):
@@ -168,7 +169,16 @@ def test_the_sampling_does_not_drift_on_odd_rates(tmp_path):
     assert [index for index, _, _ in read_frames(path, fps=5)] == expected
 
 
-@pytest.mark.skipif(not hasattr(av.VideoFrame, "rotation"), reason="this PyAV does not tell the rotation")
+def test_times_that_a_container_rounds_are_sampled_evenly(tmp_path):
+    """Matroska's 133 ms is the frame that was due after 2/15 s."""
+    path = write_video(tmp_path / "ms.mkv", [round(k / 30, 3) for k in range(60)])
+    assert [index for index, _, _ in read_frames(path, fps=15)] == list(range(0, 60, 2))
+
+
+@pytest.mark.skipif(
+    not hasattr(av.VideoFrame, "rotation") or not hasattr(av.video.stream.VideoStream, "set_display_rotation"),
+    reason="this PyAV does not know rotation",
+)
 @pytest.mark.parametrize("rotation", [90, -90, 180])
 def test_rotated_videos_are_turned_upright(tmp_path, rotation):
     """A phone stores the sensor's picture and how to turn it: the red patch of the top left goes with it."""
@@ -384,6 +394,14 @@ def test_a_change_of_size_keeps_one_system_of_coordinates(tmp_path, movie):
         assert list(box.values()) == pytest.approx([10, 40, 50, 80], abs=3)
 
 
+def test_frames_that_grow_over_the_limit_are_refused_too(tmp_path):
+    small = write_video(tmp_path / "s.ts", [0, 0.04], (80, 60), lambda s, size: scene(0)[::2, ::2])
+    large = write_video(tmp_path / "l.ts", [0, 0.04])
+    (tmp_path / "joined.ts").write_bytes(small.read_bytes() + large.read_bytes())
+    with pytest.raises(FerError, match="over the limit of 5,000 pixels"):
+        list(read_frames(tmp_path / "joined.ts", None, max_pixels=5000))
+
+
 # Analysing
 
 
@@ -441,7 +459,8 @@ def test_memory_is_flat_in_the_length(tmp_path):
         (face,) = find_square(image)
         many_tracks.calls += 1
         x = 200 * many_tracks.calls  # never overlaps the last one: a new track each time
-        return [face, {**face, "box": {**face["box"], "xmin": x, "xmax": x + 50}}]
+        labels = {f"{x} {k}": 0.001 for k in range(500)}
+        return [face, {**face, "box": {**face["box"], "xmin": x, "xmax": x + 50}, "probabilities": labels}]
 
     peaks, grown = [], []
     for seconds in (4, 20):
@@ -464,6 +483,12 @@ def test_memory_is_flat_in_the_length(tmp_path):
     assert peaks[1] < peaks[0] + 500_000
     # 160 frames more of 230 kB each would be 37 MB.
     assert grown[1] < grown[0] + 15_000_000
+
+
+def test_what_the_consumer_does_to_its_faces_is_not_drawn(movie, tmp_path):
+    for frame in analyze_video(movie, find_square, annotated=tmp_path / "out.mp4"):
+        frame.faces[0].clear()
+    assert probe_video(tmp_path / "out.mp4").seconds == pytest.approx(2)
 
 
 def test_everything_is_closed_when_the_consumer_stops(movie, tmp_path):
