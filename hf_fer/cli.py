@@ -1,4 +1,4 @@
-"""The `hf-fer` command: predict, evaluate, score, leaderboard, train, sweep, data, push, card.
+"""The `hf-fer` command: every subcommand is defined in a module of its own.
 
 Everything that takes time to import is imported inside the function that needs it, so that `--help` and a
 mistyped option answer at once. Exit codes: 0 done, 1 a bug of ours, 2 something the user can put right
@@ -14,15 +14,12 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-from . import __version__, hub_commands, predict_commands, score_commands
+from . import __version__, hub_commands, model_commands, predict_commands, score_commands
 from .cli_options import positive
 from .data import command as data_command
 from .errors import FerError
-
-if TYPE_CHECKING:
-    pass
 
 _EXTRA_OF = {  # import name -> the extra of ours that installs it
     **dict.fromkeys(("accelerate", "datasets", "evaluate", "matplotlib", "yaml", "sklearn", "tensorboard"), "train"),
@@ -81,6 +78,8 @@ def _run(arguments: list[str], debug: bool) -> int:
         _quieten()
     if options.command in hub_commands.COMMANDS:
         return hub_commands.run(options)
+    if options.command in model_commands.COMMANDS:
+        return model_commands.run(options)
     return (predict_commands if options.command == "predict" else score_commands).run(options)
 
 
@@ -141,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     predict_commands.add_parser(commands)
+    model_commands.add_parsers(commands)
     score_commands.add_parsers(commands)
 
     train = commands.add_parser(

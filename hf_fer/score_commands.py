@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .cli_options import add_output, add_shared, factors, number, positive, refuse_overwrite
-from .data import command as data_command
+from .data_options import add_data, dataset_options, label_map
 from .errors import FerError
 
 _PROTOCOLS = ("standard", "multi_resolution", "imbalance", "label_noise", "cross_dataset")
@@ -60,10 +60,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         options.data,
         root=options.root,
         split=options.split,
-        options=_dataset_options(options),
+        options=dataset_options(options),
         progress=True,
         model_name=options.name or _short_name(options.system),
-        label_map=_label_map(options.label_map),
+        label_map=label_map(options.label_map),
         **arguments,
     )
     write_record(record, output, overwrite=options.force)
@@ -107,28 +107,6 @@ def _protocol(options: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
     if options.command == "evaluate" and options.reference_side is not None:
         arguments["reference_side"] = options.reference_side
     return protocol, arguments
-
-
-def _dataset_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Only what was asked for: each data set has options and defaults of its own."""
-    chosen = data_command.parse_options(options.option)
-    if options.label_rule is not None:
-        chosen["label_rule"] = options.label_rule
-    if options.classes is not None:
-        chosen["classes"] = options.classes
-    return chosen
-
-
-def _label_map(given: list[str]) -> dict[str, str | None] | None:
-    meanings: dict[str, str | None] = {}
-    for item in given:
-        name, equals, meaning = item.rpartition("=")
-        if not equals or not name:
-            raise FerError(f"--label-map {item}: write NAME=EXPRESSION, or NAME= for a label that is no expression")
-        if name in meanings:
-            raise FerError(f"--label-map says twice what {name} means; say it once")
-        meanings[name] = meaning.strip() or None
-    return meanings or None
 
 
 def _short_name(path: str) -> str:
@@ -188,7 +166,7 @@ def _write_template(options: argparse.Namespace) -> int:
     from .evaluation.predictions_file import image_ids, write_template
     from .evaluation.splits import load_split
 
-    data, name, split, _ = load_split(options.data, None, options.root, options.split, _dataset_options(options))
+    data, name, split, _ = load_split(options.data, None, options.root, options.split, dataset_options(options))
     path = write_template(options.system, image_ids(data, split), overwrite=options.force)
     print(f"written: {path}, with the ids of {len(data)} images of {name} ({split}); fill in label or p_<class>")
     return 0
@@ -274,9 +252,7 @@ def add_parsers(commands: Any) -> None:
 
 
 def _add_scoring(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, metavar="NAME", help="data set: ours, a Hub id or a folder")
-    parser.add_argument("--root", metavar="DIR", help="the raw download of a data set of ours")
-    parser.add_argument("--split", default="test", metavar="S", help="default: test")
+    add_data(parser, split="test")
     parser.add_argument("--protocol", choices=_PROTOCOLS, help="default: by the resolutions, standard for 1 alone")
     parser.add_argument(
         "--resolutions",
@@ -293,17 +269,5 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
         "--all-classes",
         action="store_true",
         help="cross_dataset: classes that only the data set or only the model has count as errors, not left out",
-    )
-    parser.add_argument(
-        "--label-map",
-        action="append",
-        default=[],
-        metavar="NAME=EXPRESSION",
-        help="what a label of the model means; NAME= for none; repeatable",
-    )
-    parser.add_argument("--label-rule", metavar="RULE", help="how votes become labels, such as majority")
-    parser.add_argument("--classes", type=positive, metavar="N", help="number of expressions, 7 or 8")
-    parser.add_argument(
-        "--option", action="append", default=[], metavar="NAME=VALUE", help="any other option of the data set"
     )
     parser.add_argument("--name", metavar="TEXT", help="name for the record; default: MODEL's or FILE's")
