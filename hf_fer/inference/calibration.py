@@ -15,6 +15,7 @@ They stand in `calibration.json` beside the checkpoint, with the digest of the m
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -285,7 +286,9 @@ def read_calibration_file(path: Path) -> dict[str, Any]:
 def find_calibration(model: Any) -> Calibration | None:
     """The temperatures of a loaded transformers model, by the folder or the Hub repository it came from.
 
-    None where it came from neither, or there is no `calibration.json`, or the Hub cannot be asked.
+    None where it came from neither, or there is no `calibration.json`, or the Hub cannot be asked; and for what
+    `transformers.pipeline` has loaded by a Hub id, where transformers does not say which commit that was (5.24):
+    `load_pipeline` does.
 
     Raises:
         FerError: see `read_calibration`.
@@ -298,11 +301,21 @@ def find_calibration(model: Any) -> Calibration | None:
     commit = getattr(model.config, "_commit_hash", None)
     if commit is None:
         return None
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, errors, hf_hub_download
 
     try:
         path = hf_hub_download(source, CALIBRATION, revision=commit)
-    except Exception:  # there is none, or no network: the model answers all the same, and says no reliability
+    except Exception as error:
+        absent = isinstance(error, errors.EntryNotFoundError)
+        unknown = isinstance(error, errors.LocalEntryNotFoundError)  # a kind of the former: the Hub cannot be reached
+        if (unknown or not absent) and not constants.HF_HUB_OFFLINE:
+            # The model answers all the same.
+            logging.getLogger(__name__).warning(
+                "%s: whether it has a %s could not be asked (%s), so no reliability is given.",
+                source,
+                CALIBRATION,
+                first_sentence(error),
+            )
         return None
     return read_calibration(Path(path).parent)
 

@@ -73,7 +73,7 @@ class FacialExpressionPipeline(Pipeline):
     largest first; a picture without a face gives []. `reliability` is how likely the label is right, 0..1: GReFEL's own
     confidence, or else the top probability after temperature scaling for the face's resolution
     (`hf_fer.inference.calibration`). It is None for a model without a `calibration.json` beside it, which
-    `hf-fer calibrate` makes.
+    `hf-fer calibrate` makes, and for Hub ids of which transformers does not tell the commit: use `load_pipeline`.
 
     Args:
         model, image_processor, device, ...: as of every transformers pipeline.

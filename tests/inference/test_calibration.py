@@ -12,7 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hub_server import HubServer
 from PIL import Image
+from transformers import pipeline
 
 from hf_fer import FerError, embedded_model_path, load_classifier, load_fer_dataset
 from hf_fer.evaluation.systems import digest_of
@@ -25,7 +27,7 @@ from hf_fer.inference.calibration import (
     read_calibration,
     write_calibration,
 )
-from hf_fer.inference.pipeline import load_pipeline
+from hf_fer.inference.pipeline import TASK, load_pipeline
 
 ASSETS = Path(embedded_model_path())
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data" / "ferplus"
@@ -268,6 +270,39 @@ def test_a_model_from_nowhere_has_none(monkeypatch: pytest.MonkeyPatch, folder: 
     model.config._commit_hash = "0" * 40
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert find_calibration(model) is None
+
+
+# --- from the Hub -----------------------------------------------------------------------------------------
+
+
+def test_a_calibration_comes_from_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ("config.json", "preprocessor_config.json", "model.safetensors")
+    files = {name: (ASSETS / name).read_bytes() for name in names}
+    own = (ASSETS / "calibration.json").read_bytes()
+    expected = read_calibration(ASSETS)
+    with HubServer() as hub:
+        hub.connect(monkeypatch, tmp_path / "home")
+        hub.commit("model", "me/with", files | {"calibration.json": own})
+        hub.commit("model", "me/stock", files | {"calibration.json": own})
+        hub.commit("model", "me/without", files)
+        foreign = json.dumps({**json.loads(own), "model_digest": "sha256:0"}).encode()
+        hub.commit("model", "me/foreign", files | {"calibration.json": foreign})
+        assert load_pipeline("me/with", detector="none", device="cpu").calibration == expected
+        stock = pipeline(TASK, model="me/stock", detector="none", device="cpu")
+        known = getattr(stock.model.config, "_commit_hash", None)  # which no transformers from 5.24 on tells
+        assert stock.calibration == (expected if known else None)
+        assert load_pipeline("me/without", detector="none", device="cpu").calibration is None
+        with pytest.raises(FerError, match="another model than the one beside it"):
+            load_pipeline("me/foreign", detector="none", device="cpu")
+        assert not caplog.records
+        model, _ = load_classifier("me/without", "cpu")
+        hub.fail(method="HEAD", path="me/without/resolve/.*/calibration.json", status=403)
+        assert find_calibration(model) is None
+        assert "me/without: whether it has a calibration.json could not be asked" in caplog.text
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert load_pipeline("me/with", detector="none", device="cpu").calibration == expected
 
 
 # --- the one in the package -----------------------------------------------------------------------------
