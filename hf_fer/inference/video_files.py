@@ -321,7 +321,7 @@ def _shown_for(frame: av.VideoFrame) -> float:
 
 def _turns(frame: av.VideoFrame) -> int:
     """Quarter turns counterclockwise that put a frame upright."""
-    return round(getattr(frame, "rotation", 0) / 90) % 4  # of newer PyAV
+    return round(frame.rotation / 90) % 4
 
 
 def _skew(stream: av.VideoStream) -> Fraction:
@@ -353,11 +353,13 @@ def _refuse(url: str, flags: int, options: dict[str, Any]) -> BinaryIO:
 
 
 def import_av() -> Any:
-    """PyAV, or a sentence on how to get it."""
+    """PyAV 14.1 or newer, or a sentence on how to get it."""
     try:
         import av
     except ImportError as error:
         raise FerError(f'videos need PyAV ({brief(error)}): pip install "hf-fer[video]"') from error
+    if not hasattr(av.VideoFrame, "rotation"):  # before 14.1: videos of phones would lie on their side
+        raise FerError(f"PyAV {av.__version__} is too old for videos: pip install --upgrade av")
     return av
 
 

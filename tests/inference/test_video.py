@@ -176,8 +176,7 @@ def test_times_that_a_container_rounds_are_sampled_evenly(tmp_path):
 
 
 @pytest.mark.skipif(
-    not hasattr(av.VideoFrame, "rotation") or not hasattr(av.video.stream.VideoStream, "set_display_rotation"),
-    reason="this PyAV does not know rotation",
+    not hasattr(av.video.stream.VideoStream, "set_display_rotation"), reason="this PyAV cannot write rotated videos"
 )
 @pytest.mark.parametrize("rotation", [90, -90, 180])
 def test_rotated_videos_are_turned_upright(tmp_path, rotation):
@@ -548,6 +547,7 @@ def test_the_annotated_video_plays_in_browsers(movie, tmp_path):
     assert shown > 40
 
 
+@pytest.mark.skipif(int(av.__version__.split(".")[0]) < 17, reason="PyAV before 17 reads HD colours as SD, 10 % off")
 def test_colours_survive(tmp_path):
     colours = [(200, 20, 20), (20, 200, 20), (20, 20, 200), (240, 228, 66), (0, 0, 0), (255, 255, 255)]
 
