@@ -34,7 +34,8 @@ def run(options: argparse.Namespace) -> int:
     refuse_overwrite(options.output, options.force)
     cameras = [path for path in options.paths if webcam_number(path) is not None]
     files = [path for path in options.paths if path not in cameras]
-    found, unusable = iter_image_paths(files, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
+    in_folders = IMAGE_SUFFIXES | VIDEO_SUFFIXES - {".ts"}  # which is TypeScript's ending, too
+    found, unusable = iter_image_paths(files, in_folders)
     found += cameras
     videos = {path for path in found if path in cameras or Path(path).suffix.lower() in VIDEO_SUFFIXES}
     drawings = _plan_drawings(found, videos, options) if options.annotate else {}
