@@ -19,6 +19,8 @@ MAX_LABELS = 10_000
 MAX_COUNT = 10**12  # training images of a class
 MAX_KWARG = 16_384  # any number among a backbone's arguments
 MAX_DEPTH = 256  # blocks of a stage, of which each costs memory even where it has no weights yet
+# Crops that hf_fer.inference.alignment has points of: a face as FERPlus shows it, and as ArcFace's images are aligned.
+FACE_TEMPLATES = ("ferplus", "arcface")
 _DEPTHS = ("layers", "depths", "depth", "num_layers", "num_blocks")
 # timm's own loading, which reads a file of any name, and in old releases, with torch before 2.6, ran a pickle.
 _LOADING = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
@@ -33,6 +35,9 @@ class FerConfig(PreTrainedConfig):
 
     Args:
         image_size: side in px of the square input that the image processor makes.
+        face_template: how faces lie in the training images, so that they can be cut out of photos alike: a name of
+            FACE_TEMPLATES, or five points (x, y) in 0..1 that the images were aligned to (both eyes, tip of the nose,
+            both corners of the mouth; the one further left first). None: as in FERPlus.
     """
 
     # Per-step scalars and maps are no predictions: keep transformers' evaluation loops from gathering them.
@@ -42,6 +47,7 @@ class FerConfig(PreTrainedConfig):
     tiny: ClassVar[dict[str, Any]] = {}
 
     image_size: int = 224
+    face_template: str | list[list[float]] | None = None
 
     @classmethod
     def method_fields(cls) -> set[str]:
@@ -77,6 +83,15 @@ class FerConfig(PreTrainedConfig):
         """Raises ValueError naming the first field with a value it may not have."""
         self._check("num_labels", self.num_labels >= 2, "at least 2")
         self._check_integers(8, 2048, "image_size")
+        allowed = "None, " + ", ".join(map(repr, FACE_TEMPLATES)) + " or five different points (x, y) in 0..1"
+        self._check("face_template", self.face_template in (None, *FACE_TEMPLATES) or self._has_points(), allowed)
+
+    def _has_points(self) -> bool:
+        points = self.face_template
+        pairs = isinstance(points, (list, tuple)) and len(points) == 5
+        pairs = pairs and all(isinstance(point, (list, tuple)) and len(point) == 2 for point in points)
+        inside = pairs and all(_is_number(v) and 0 <= v <= 1 for point in points for v in point)
+        return inside and len({tuple(point) for point in points}) == 5
 
     def _check(self, field: str, valid: bool, allowed: str, *value: Any) -> None:
         """Raises the sentence about a field unless its value, or the one given, is valid."""
