@@ -7,6 +7,8 @@ Faces are found by a detector, cropped as the model was trained on, and classifi
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -195,7 +197,7 @@ class FacialExpressionPipeline(Pipeline):
         faces = []
         for face, answer in zip(read.faces, read.answers, strict=True):
             probabilities = dict(list(answer["probabilities"].items())[:top_k])
-            faces.append({**_described(face, read.size), **answer, "probabilities": probabilities})
+            faces.append({**_described(face), **answer, "probabilities": probabilities})
         return faces
 
     # --- the work -------------------------------------------------------------------------------------
@@ -317,10 +319,8 @@ class FacialExpressionPipeline(Pipeline):
         return {"label": label, "score": row[order[0]], "probabilities": probabilities, "reliability": reliability}
 
     def _crop(self, image: Image.Image, face: Face, name: str) -> Image.Image:
-        try:
-            from .alignment import crop_face, face_template
-        except ImportError:  # until it is there
-            return image.crop(tuple(map(round, face.box)))
+        from .alignment import crop_face, face_template
+
         try:
             return crop_face(image, face, face_template(self.model.config))
         except FerError as error:
@@ -454,20 +454,33 @@ def _detector(detector: Any) -> FaceDetector:
 
 
 def _detect(detector: FaceDetector, image: Image.Image, name: str) -> list[Face]:
+    """The faces, clipped to the picture, largest first, whoever wrote the detector."""
+    kind = getattr(detector, "name", type(detector).__name__)
     try:
-        return list(detector.detect(image))
+        found = [_clipped(face, image.size) for face in detector.detect(image)]
     except FerError as error:
         raise FerError(f"{name}: {error}") from error
     except Exception as error:  # of OpenCV, or of somebody's own detector
-        kind = getattr(detector, "name", type(detector).__name__)
         raise FerError(f"{name}: the face detector {kind} failed on it ({first_sentence(error)})") from error
+    return sorted((face for face in found if _side(face) > 0), key=lambda face: -_area(face))
 
 
-def _described(face: Face, size: tuple[int, int]) -> dict[str, Any]:
-    limits = (*size, *size)
-    corners = (min(max(round(value), 0), limit) for value, limit in zip(face.box, limits, strict=True))
+def _clipped(face: Face, size: tuple[int, int]) -> Face:
+    x0, y0, x1, y1 = map(float, face.box)
+    if not all(map(math.isfinite, (x0, y0, x1, y1))):
+        raise ValueError(f"it found the box {face.box}")
+    (width, height), box = size, (x0, y0, x1, y1)
+    clipped = (min(max(x0, 0.0), width), min(max(y0, 0.0), height), min(max(x1, 0.0), width), min(max(y1, 0.0), height))
+    return face if clipped == box else dataclasses.replace(face, box=clipped)
+
+
+def _area(face: Face) -> float:
+    return (face.box[2] - face.box[0]) * (face.box[3] - face.box[1])
+
+
+def _described(face: Face) -> dict[str, Any]:
     return {
-        "box": dict(zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)),
+        "box": dict(zip(("xmin", "ymin", "xmax", "ymax"), map(round, face.box), strict=True)),
         "detection_score": float(face.score),
         "landmarks": None if face.landmarks is None else [[float(x), float(y)] for x, y in face.landmarks],
     }

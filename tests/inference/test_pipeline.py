@@ -26,6 +26,7 @@ from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor, pipeline
 
 from hf_fer import FerError, GReFELConfig, GReFELForImageClassification, embedded_model_path, predict_images
+from hf_fer.inference.alignment import crop_face
 from hf_fer.inference.detection import Face
 from hf_fer.inference.download import download
 from hf_fer.inference.images import FailedImage
@@ -153,7 +154,7 @@ def test_fifty_faces_are_batched_across_pictures(crops: FacialExpressionPipeline
         handle.remove()
     assert sum(seen) == 100 and max(seen) == batch_size and len(seen) == -(-100 // batch_size)
     assert len(many) == len(again) == 50
-    expected = crops.predict_crops([sheet.crop(box) for box in boxes])
+    expected = crops.predict_crops([crop_face(sheet, Face(box, 1.0)) for box in boxes])
     for face, box, answer in zip(many, boxes, expected, strict=True):
         assert (*face["box"].values(),) == box
         assert face["detection_score"] == 0.9
@@ -165,13 +166,13 @@ def test_fifty_faces_are_batched_across_pictures(crops: FacialExpressionPipeline
 
 def test_faces_keep_their_pictures_and_their_order(crops: FacialExpressionPipeline) -> None:
     sheet, _ = montage()
-    boxes = [(0, 0, 48, 48), (48, 0, 144, 96), (0, 96, 30.4, 120.6), (-3, 200, 9.7, 260)]
+    boxes = [(0, 0, 48, 48), (48, 0, 144, 96), (0, 96, 30.4, 120.6), (-300, 200, 9.7, 260), (-9, -9, -1, 0)]
     faces = crops(sheet, detector=Boxes(*boxes))
     assert [(*face["box"].values(),) for face in faces] == [
         (48, 0, 144, 96),
         (0, 0, 48, 48),
-        (0, 200, 10, 240),  # in whole pixels of the picture
-        (0, 96, 30, 121),
+        (0, 96, 30, 121),  # in whole pixels of the picture
+        (0, 200, 10, 240),
     ]
     assert [len(crops(sheet, detector=Boxes(*boxes), min_face=side)) for side in (0, 20, 48, 97)] == [4, 3, 2, 0]
     black, white = Image.new("L", (40, 20)), Image.new("L", (40, 20), 255)
@@ -236,6 +237,18 @@ def test_a_generator_is_read_as_its_answers_are_asked_for(crops: FacialExpressio
 
     answers, taken = crops(endless(), batch_size=4, detector=Once()), 0
     assert len(next(answers)) == 1 and taken == 16
+
+
+def test_pictures_that_are_kept_do_not_pile_up(
+    crops: FacialExpressionPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_fer.inference.pipeline._MOST_KEPT", 3 * 64)
+    for keep_images, most in ((True, 4), (False, 10)):
+        taken, pictures = [], (Image.new("L", (8, 8), k) for k in range(10))
+        answers = iter_faces((taken.append(p) or p for p in pictures), crops, batch_size=50, keep_images=keep_images)
+        assert [a.image and a.image.getpixel((0, 0)) for a in [next(answers)]] == [(0, 0, 0) if keep_images else None]
+        assert len(taken) == most
+        assert len(list(answers)) == 9
 
 
 def test_threads_may_share_it(crops: FacialExpressionPipeline) -> None:
@@ -440,6 +453,8 @@ def test_a_detector_or_a_crop_that_fails_names_the_picture(crops: FacialExpressi
     assert [isinstance(answer, FailedImage) for answer in answers] == [False, True, True, False]
     assert answers[1].reason == "inputs[1]: the face detector Once failed on it (bad matrix)"
     assert answers[2].reason == "inputs[2]: the detector gave up"
+    with pytest.raises(FerError, match=r"^the picture: the face detector Once failed on it \(it found the box"):
+        crops(image, detector=Once([Face((0, 0, float("nan"), 9), 1.0)]))
 
     def picky(images: Image.Image, **options: str) -> Any:
         if images.size == (48, 48):
