@@ -218,7 +218,8 @@ def _draw_scale(axes: Axes, notes: list[str], width: float) -> None:
 
 
 def _percent(probability: float) -> str:
-    return f"{100 * probability:.0f} %" if probability >= 0.005 else "<1 %"
+    text = f"{100 * probability:.0f} %"
+    return {"0 %": "<1 %", "100 %": ">99 %"}.get(text, text)  # no softmax gives either
 
 
 def _model_name(name: str) -> str:
