@@ -19,9 +19,13 @@ HEAVY = ["timm", "datasets", "evaluate", "gradio", "cv2", "matplotlib", "sklearn
 REGISTERED = """
 from transformers import AutoConfig, AutoModelForImageClassification
 config = AutoConfig.for_model("mek")
-from hf_fer import MEKConfig, MEKForImageClassification
+from hf_fer import MEKConfig, MEKForImageClassification, embedded_model_path
 report["config"] = type(config) is MEKConfig
 report["model"] = AutoModelForImageClassification._model_mapping[MEKConfig] is MEKForImageClassification
+from transformers.pipelines import PIPELINE_REGISTRY
+task = PIPELINE_REGISTRY.check_task("facial-expression-recognition")[1]
+report["pipeline"] = task["impl"].__name__ == "FacialExpressionPipeline"
+report["pipeline"] &= task["default"]["model"][0] == embedded_model_path()
 """
 
 
@@ -59,7 +63,7 @@ report["auto_before"] = loaded("transformers.models.auto.modeling_auto")
     assert report["seconds"] < 0.3
     assert report["heavy"] == []
     assert report["auto_before"] == []  # else this would not test the later registration
-    assert report["config"] and report["model"]
+    assert report["config"] and report["model"] and report["pipeline"]
 
 
 def test_registration_waits_for_transformers(tmp_path: Path) -> None:
@@ -69,25 +73,25 @@ def test_registration_waits_for_transformers(tmp_path: Path) -> None:
 import hf_fer
 report["early"] = loaded("torch", "transformers", "PIL", "numpy", *{HEAVY})
 import importlib.util
-for name in ("configuration_auto", "modeling_auto"):
-    assert importlib.util.find_spec("transformers.models.auto." + name) is not None
+for name in ("models.auto.configuration_auto", "models.auto.modeling_auto", "pipelines"):
+    assert importlib.util.find_spec("transformers." + name) is not None
 {REGISTERED}
 """,
         tmp_path,
     )
-    assert report == {"early": [], "config": True, "model": True}
+    assert report == {"early": [], "config": True, "model": True, "pipeline": True}
 
 
 def test_registration_after_the_auto_classes_are_there(tmp_path: Path) -> None:
     report = run_fresh(
         f"""
-import transformers.models.auto.configuration_auto, transformers.models.auto.modeling_auto
+import transformers.models.auto.configuration_auto, transformers.models.auto.modeling_auto, transformers.pipelines
 import hf_fer
 {REGISTERED}
 """,
         tmp_path,
     )
-    assert report == {"config": True, "model": True}
+    assert report == {"config": True, "model": True, "pipeline": True}
 
 
 @pytest.mark.parametrize("module", [hf_fer, hf_fer.models], ids=["hf_fer", "hf_fer.models"])
