@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "EXPRESSIONS": "labels",
+    "FacialExpressionPipeline": "inference.pipeline",
     "FerError": "errors",
     "GReFELConfig": "models",
     "GReFELForImageClassification": "models",
@@ -29,7 +30,6 @@ _EXPORTS = {
     "OnnxClassifier": "inference.onnx_runtime",
     "analyze_video": "inference.video",
     "build_release": "hub.release",
-    "FacialExpressionPipeline": "inference.pipeline",
     "embedded_model_path": "checkpoints.loading",
     "evaluate_model": "evaluation",
     "export_onnx": "inference.onnx_export",

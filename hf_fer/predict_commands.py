@@ -205,8 +205,8 @@ def _of_video(
             yield Answer(path, error=str(error))
             return
     report = frames.report
-    if report.ended == "damaged":
-        warnings.append(report.warning or f"{path}: damaged")
+    if report.warning and report.ended in ("damaged", "end"):  # it was not whole, whatever ended it
+        warnings.append(report.warning)
     elif report.warning:
         print(f"hf-fer: {report.warning}", file=sys.stderr)
     if report.sampled and not report.faces:
