@@ -7,8 +7,6 @@ Faces are found by a detector, cropped as the model was trained on, and classifi
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +22,7 @@ from ..data.images import to_rgb
 from ..errors import FerError
 from .calibration import Calibration, find_calibration
 from .download import TIMEOUT, is_address, shown_address
+from .found_faces import as_detector, described, find_faces, shorter_side
 from .images import MAX_PIXELS, FailedImage
 from .pictures import Picture, is_picture, read_picture
 
@@ -106,7 +105,7 @@ class FacialExpressionPipeline(Pipeline):
         if not hasattr(getattr(self.model, "config", None), "id2label"):
             raise FerError(f"A {type(model).__name__} is no image classifier of transformers; pass such a model.")
         self.model.eval()
-        self.detector: FaceDetector = _detector(detector)
+        self.detector: FaceDetector = as_detector(detector)
         self.calibration: Calibration | None = find_calibration(self.model)
 
     def __call__(self, inputs: Any, *, batch_size: int | None = None, **options: Any) -> Any:
@@ -186,8 +185,8 @@ class FacialExpressionPipeline(Pipeline):
         name, min_face = _name(path), options.get("min_face", 0)
         limits = {"max_pixels": options.get("max_pixels", MAX_PIXELS), "timeout": options.get("timeout", TIMEOUT)}
         image = read_picture(source, name, **limits)
-        found = _detect(options.get("detector", self.detector), image, name)
-        return _Read(path, name, image.size, [face for face in found if _side(face) >= min_face], image)
+        found = find_faces(options.get("detector", self.detector), image, name)
+        return _Read(path, name, image.size, [face for face in found if shorter_side(face) >= min_face], image)
 
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> Any:
         return self.model(**model_inputs)
@@ -197,7 +196,7 @@ class FacialExpressionPipeline(Pipeline):
         faces = []
         for face, answer in zip(read.faces, read.answers, strict=True):
             probabilities = dict(list(answer["probabilities"].items())[:top_k])
-            faces.append({**_described(face), **answer, "probabilities": probabilities})
+            faces.append({**described(face), **answer, "probabilities": probabilities})
         return faces
 
     # --- the work -------------------------------------------------------------------------------------
@@ -213,7 +212,7 @@ class FacialExpressionPipeline(Pipeline):
         """Checks its arguments at once; `iter_faces` says the rest. `unnamed`: of inputs without a path, by place."""
         before, _, after = self._sanitize_parameters(**options)
         if before.get("detector") is not None:
-            before["detector"] = _detector(before["detector"])
+            before["detector"] = as_detector(before["detector"])
         batch_size = self._checked_batch_size(batch_size)
         before, after = {**self._preprocess_params, **before}, {**self._postprocess_params, **after}
         return self._stream(inputs, batch_size, before, after, keep_images, unnamed)
@@ -434,56 +433,6 @@ class _Crop:
 
 def _is_complete(slot: _Read | FailedImage) -> bool:
     return isinstance(slot, FailedImage) or slot.failure is not None or len(slot.answers) == len(slot.faces)
-
-
-def _side(face: Face) -> float:
-    return min(face.box[2] - face.box[0], face.box[3] - face.box[1])
-
-
-def _detector(detector: Any) -> FaceDetector:
-    if callable(getattr(detector, "detect", None)):
-        return detector
-    if not isinstance(detector, str | os.PathLike):
-        raise FerError(
-            f"A {type(detector).__name__} is no face detector; pass 'yunet', 'none', the path of an .onnx file, or an "
-            "object with a method detect(image)."
-        )
-    from .detection import load_detector
-
-    return load_detector(detector)
-
-
-def _detect(detector: FaceDetector, image: Image.Image, name: str) -> list[Face]:
-    """The faces, clipped to the picture, largest first, whoever wrote the detector."""
-    kind = getattr(detector, "name", type(detector).__name__)
-    try:
-        found = [_clipped(face, image.size) for face in detector.detect(image)]
-    except FerError as error:
-        raise FerError(f"{name}: {error}") from error
-    except Exception as error:  # of OpenCV, or of somebody's own detector
-        raise FerError(f"{name}: the face detector {kind} failed on it ({first_sentence(error)})") from error
-    return sorted((face for face in found if _side(face) > 0), key=lambda face: -_area(face))
-
-
-def _clipped(face: Face, size: tuple[int, int]) -> Face:
-    x0, y0, x1, y1 = map(float, face.box)
-    if not all(map(math.isfinite, (x0, y0, x1, y1))):
-        raise ValueError(f"it found the box {face.box}")
-    (width, height), box = size, (x0, y0, x1, y1)
-    clipped = (min(max(x0, 0.0), width), min(max(y0, 0.0), height), min(max(x1, 0.0), width), min(max(y1, 0.0), height))
-    return face if clipped == box else dataclasses.replace(face, box=clipped)
-
-
-def _area(face: Face) -> float:
-    return (face.box[2] - face.box[0]) * (face.box[3] - face.box[1])
-
-
-def _described(face: Face) -> dict[str, Any]:
-    return {
-        "box": dict(zip(("xmin", "ymin", "xmax", "ymax"), map(round, face.box), strict=True)),
-        "detection_score": float(face.score),
-        "landmarks": None if face.landmarks is None else [[float(x), float(y)] for x, y in face.landmarks],
-    }
 
 
 def _batches(pixels: list[torch.Tensor], size: int) -> Iterator[tuple[torch.Tensor, int]]:
