@@ -25,7 +25,9 @@ INSTALLS, TRAININGS = COMMANDS[:2], [c for c in COMMANDS if c.startswith("accele
 EVALUATIONS = [c for c in COMMANDS if c.startswith("hf-fer evaluate")]  # run in test_embedded.py
 SWEEPS = [c for c in COMMANDS if c.startswith("hf-fer sweep")]  # such ones are run in training/test_sweep.py
 PUSHES = [c for c in COMMANDS if c.startswith("hf-fer push")]  # such ones are run in hub/test_end_to_end.py
-OTHERS = [c for c in COMMANDS if c not in INSTALLS + TRAININGS + EVALUATIONS + SWEEPS + PUSHES]
+# Such ones are run in test_predict_command.py, test_model_commands.py and space/: they need photos, or never end.
+SHOWS = [c for c in COMMANDS if re.match(r"hf-fer (predict photo|explain|demo)", c)]
+OTHERS = [c for c in COMMANDS if c not in SHOWS + INSTALLS + TRAININGS + EVALUATIONS + SWEEPS + PUSHES]
 
 
 def run(arguments: list[str], folder: Path) -> str:
@@ -68,6 +70,13 @@ def test_training_commands_name_valid_recipes(command: str) -> None:
     _, _, script, flag, config, *flags = shlex.split(command)
     assert (ROOT / script).is_file() and flag == "--config"
     load_recipe(config_class(Path(script).stem.removeprefix("train_")), ROOT / config, flags)
+
+
+@pytest.mark.parametrize("command", SHOWS)
+def test_commands_on_photos_are_understood(command: str) -> None:
+    from hf_fer.cli import _parser
+
+    assert _parser().parse_args(shlex.split(command)[1:]).command == command.split()[1]
 
 
 @pytest.mark.parametrize("command", SWEEPS)
