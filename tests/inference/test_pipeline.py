@@ -124,7 +124,7 @@ def test_every_kind_of_input_gives_the_same_answer(crops: FacialExpressionPipeli
     assert [len(faces) for faces in crops((str(path), array, grey))] == [1, 1, 1]
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 100])
+@pytest.mark.parametrize("batch_size", [3, 100])
 def test_fifty_faces_are_batched_across_pictures(crops: FacialExpressionPipeline, batch_size: int) -> None:
     """As if each crop had been asked about by itself, whatever the batch."""
     sheet, boxes = montage()
