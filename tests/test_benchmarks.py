@@ -42,7 +42,13 @@ def test_inference_writes_json(tmp_path: Path) -> None:
         ("timm ResNet-18", 1, 224),
         ("default, PIL to probabilities", 1, 96),
     ]
-    assert [row["batch_size"] for row in rows] == [1] * 4 + [4] * 3
+    exported = [f"default, ONNX {name}" for name in ("float32", "float32, from PIL", "int8", "int8, from PIL")]
+    assert [row["subject"] for row in rows[4:8]] == exported
+    assert [row["batch_size"] for row in rows] == [1] * 8 + [4] * 5
+    assert [(one["precision"], one["path"]) for one in report["onnx"]] == [("float32", None), ("int8", None)]
+    assert report["onnx"][1]["size_bytes"] < 0.4 * report["onnx"][0]["size_bytes"]
+    assert report["onnx_skipped"] is None
+    assert report["accuracy"] == []
     for row in rows:
         assert all(row[key] > 0 for key in (*TIMES, "parameters"))
         assert row["min_ms"] <= row["median_ms"] <= row["p90_ms"]

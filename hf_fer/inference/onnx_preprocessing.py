@@ -1,7 +1,7 @@
 """The preprocessing of a stock image processor as a few numbers, which an ONNX file carries and Pillow and NumPy do.
 
-transformers resizes with torchvision or with Pillow, which now and then differ by one of 255 grey levels in a pixel;
-`Preprocessing` resizes with Pillow, and so may differ from the processor by as much.
+transformers resizes with torchvision or with Pillow, which now and then differ by one or two of 255 grey levels in a
+pixel; `Preprocessing` resizes with Pillow, and so may differ from the processor by as much.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Preprocessing:
             if size != (image.height, image.width):
                 image = image.resize((size[1], size[0]), Image.Resampling[self.resample.upper()])
         if self.crop is not None:
-            left, top = (image.width - self.crop[1]) // 2, (image.height - self.crop[0]) // 2
+            top, left = _margin(image.height, self.crop[0]), _margin(image.width, self.crop[1])
             # Beyond a small picture's border is black, which Pillow fills in.
             image = image.crop((left, top, left + self.crop[1], top + self.crop[0]))
         return image
@@ -157,6 +157,11 @@ class Preprocessing:
 
 
 _ORDER = "to 8-bit RGB, resize, centre crop, times scale, minus mean, divided by std"
+
+
+def _margin(side: int, crop: int) -> int:
+    """Pixels before the crop; negative, before the picture: an odd one goes behind it, as with torchvision."""
+    return (side - crop) // 2 if side >= crop else -((crop - side) // 2)
 
 
 def _filters() -> list[str]:

@@ -65,7 +65,7 @@ class OnnxClassifier:
         content, model = _read(path, self._where)
         self.metadata = {entry.key: entry.value for entry in model.metadata_props}
         self.labels, self.preprocessing = _check_metadata(self.metadata, self._where)
-        _check_graph(model.graph, self._where)
+        _check_graph(model, self._where)
         del model
         self._session = _open_session(content, threads, providers, self._where)
         self._check_signature()
@@ -181,10 +181,13 @@ def _check_metadata(metadata: Mapping[str, str], where: str) -> tuple[list[str],
         raise FerError(f"{where}: its preprocessing cannot be used ({_brief(error)})") from error
 
 
-def _check_graph(graph: onnx.GraphProto, where: str) -> None:
+def _check_graph(model: onnx.ModelProto, where: str) -> None:
     """Refuse what no export of ours has: other files, code outside ONNX's own operators, loops, branches."""
     from onnx import TensorProto
 
+    graph = model.graph
+    if model.functions:
+        raise FerError(f"{where}: it defines functions, which no export of hf-fer does; export the model again")
     for tensor in graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
             raise FerError(f"{where}: its weights are in another file, which is not read; export it as one file")
