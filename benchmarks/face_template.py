@@ -4,7 +4,7 @@
 
 YuNet looks at training images (never at those of validation or test), each scaled up to 96 px, a size it is good at,
 and continued by a quarter of that beyond its edges, because many of the faces reach out of their crop. Printed are the
-means of the five points and of the box in crop sides, their spread over the images, and the tilt of the line of the eyes.
+means of the five points and of the box in crop sides, their spread over the images, and the tilt of the eyes' line.
 """
 
 from __future__ import annotations
