@@ -16,7 +16,14 @@ from hub_server import HubServer
 from PIL import Image
 from transformers import pipeline
 
-from hf_fer import FerError, embedded_model_path, load_classifier, load_fer_dataset
+from hf_fer import (
+    FerError,
+    GReFELConfig,
+    GReFELForImageClassification,
+    embedded_model_path,
+    load_classifier,
+    load_fer_dataset,
+)
 from hf_fer.evaluation.systems import digest_of
 from hf_fer.inference import calibration
 from hf_fer.inference.calibration import (
@@ -28,6 +35,7 @@ from hf_fer.inference.calibration import (
     write_calibration,
 )
 from hf_fer.inference.pipeline import TASK, load_pipeline
+from hf_fer.training.export import build_processor
 
 ASSETS = Path(embedded_model_path())
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data" / "ferplus"
@@ -195,6 +203,22 @@ def test_what_cannot_be_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(FerError, match="images of anger, which"):
         calibrate_model(folder, data, progress=False, device="cpu", label_map={"other": None})
+
+
+def test_grefel_and_answers_by_sigmoid_need_no_calibration(tmp_path: Path) -> None:
+    data = load_fer_dataset("synthetic", train=8, validation=8, test=8)
+    names = data["validation"].features["label"].names
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: k for k, name in enumerate(names)}}
+    for options, words in (
+        ({}, "a confidence of its own"),
+        ({"problem_type": "multi_label_classification"}, "by itself"),
+    ):
+        model = GReFELForImageClassification(GReFELConfig(**labels, **options, **GReFELConfig.tiny))
+        folder = tmp_path / words.replace(" ", "-")
+        model.save_pretrained(folder)
+        build_processor(model.config.image_size).save_pretrained(folder)
+        with pytest.raises(FerError, match=words):
+            calibrate_model(folder, data, progress=False, device="cpu")
 
 
 # --- calibration.json ------------------------------------------------------------------------------------
