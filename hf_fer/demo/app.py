@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +82,8 @@ def build_demo(
         for tab, own in ((resolution, of_resolution), (why, of_why)):
             tab.select(None, [photo, own], own, js="(given, own) => own ?? given", api_visibility="private")
         gr.api(_models_of(pool), api_name="models", api_description="The names of the models.", queue=False)
-    demo.queue(max_size=limits.queue, default_concurrency_limit=limits.at_once)
-    demo.hf_fer_limits = limits  # type: ignore[attr-defined]
+    # Not open: no call passes the queue by.
+    demo.queue(max_size=limits.queue, default_concurrency_limit=limits.at_once, api_open=False)
     return demo
 
 
@@ -127,7 +129,7 @@ def launch_demo(
         "server_port": port,
         "share": share,
         "inbrowser": inbrowser,
-        "prevent_thread_lock": not block,
+        "prevent_thread_lock": True,
         "quiet": quiet,
         "theme": theme(),
         "css": CSS,
@@ -146,7 +148,16 @@ def launch_demo(
         demo.launch(**options)
     except OSError as error:
         raise FerError(f"The demo cannot be started ({error}); choose another port or address.") from error
+    if block:
+        _block(demo)
     return demo
+
+
+def _block(demo: gr.Blocks) -> None:
+    """Waits until Ctrl-C or SIGTERM, the way a container is stopped, and closes: that deletes what visitors sent."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    demo.block_thread()
 
 
 _HEADER = """<header class="hf-header"><h1>Facial expression recognition</h1>

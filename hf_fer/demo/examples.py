@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
-_PHOTOS = {
+PHOTOS = {
     "astronaut.jpg": "Portrait",
     "astronaut_small.png": "Small and blurred",
     "drawn_faces.png": "Drawn faces",
@@ -22,10 +22,10 @@ def photo_examples(photo: gr.Image) -> None:
     """The pictures below an input; choosing one is like uploading it."""
     folder = examples_folder()
     gr.Examples(
-        [[str(folder / name)] for name in _PHOTOS],
+        [[str(folder / name)] for name in PHOTOS],
         inputs=[photo],
         label="Examples",
-        example_labels=list(_PHOTOS.values()),
+        example_labels=list(PHOTOS.values()),
         api_visibility="private",
     )
 

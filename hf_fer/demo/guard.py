@@ -31,7 +31,7 @@ def sentence(error: Exception) -> str:
     """What a visitor is told of an exception: a `FerError`'s own sentence, nothing of any other."""
     if isinstance(error, FerError):
         text = str(error)
-        return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+        return text + ("" if text.endswith((".", "!", "?")) else ".")
     # The traceback, but not the arguments: no picture and no name of a file is logged.
     logging.getLogger(__name__).error("the demo met %s", type(error).__name__, exc_info=error)
     return UNEXPECTED

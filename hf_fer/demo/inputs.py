@@ -83,6 +83,8 @@ def read_photo(photo: str | bytes, max_pixels: int) -> Image.Image:
     if isinstance(photo, bytes):
         return decode_image(photo, "the camera's picture", max_pixels)
     try:
-        return open_image(photo, max_pixels)
+        image = open_image(photo, max_pixels)
+        image.info.pop("exif", None)  # it stands upright now; whoever reads the orientation would turn it again
+        return image
     except FerError as error:
         raise FerError(without_path(str(error), photo)) from error

@@ -56,7 +56,11 @@ def leaderboard_tab(leaderboard: Mapping[str, Any]) -> None:
     def show(slug: str) -> tuple[Any, ...]:
         board = boards[slug]
         frame = board_table(board)
-        return _styled(frame), _curves(board), _caption(board)
+        return gr.Dropdown(choices=_sortable(frame), value="Rank"), _styled(frame), _curves(board), _caption(board)
+
+    def sort(slug: str, column: str) -> Styler:
+        frame = board_table(boards[slug])
+        return _styled(frame.sort_values(column, ascending=column not in _PERCENT.values(), kind="stable"))
 
     @for_api
     def data(slug: str) -> dict[str, Any]:
@@ -65,17 +69,20 @@ def leaderboard_tab(leaderboard: Mapping[str, Any]) -> None:
 
     gr.Markdown(
         "Scored by `hf-fer evaluate`. Rows stand on one board only where data, protocol, resolutions and number of "
-        "images are the same. Choose a column's heading to sort by it.",
+        "images are the same.",
         elem_classes="hf-lead",
     )
-    board = gr.Dropdown(
-        [(entry["heading"], slug) for slug, entry in boards.items()],
-        value=first["slug"],
-        label="Board",
-        visible=True,
-        elem_id="hf-board",
-    )
     frame = board_table(first)
+    with gr.Row():
+        board = gr.Dropdown(
+            [(entry["heading"], slug) for slug, entry in boards.items()],
+            value=first["slug"],
+            label="Board",
+            scale=4,
+            elem_id="hf-board",
+        )
+        # The table's headings sort too, but only by mouse.
+        column = gr.Dropdown(_sortable(frame), value="Rank", label="Sort, best first, by", elem_id="hf-board-sort")
     table = gr.Dataframe(
         _styled(frame),
         datatype="auto",
@@ -96,7 +103,9 @@ def leaderboard_tab(leaderboard: Mapping[str, Any]) -> None:
         visible=bool(lines),
         elem_id="hf-board-curves",
     )
-    board.change(show, board, [table, curves, caption], api_visibility="private", queue=False, show_progress="hidden")
+    quick: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
+    board.input(show, board, [column, table, curves, caption], **quick)
+    column.input(sort, [board, column], table, **quick)
     gr.Button(visible=False).click(
         data,
         board,
@@ -130,6 +139,10 @@ def board_table(board: Mapping[str, Any]) -> pd.DataFrame:
 
 def _rounded(value: float | None, digits: int, scale: float = 1) -> float | None:
     return None if value is None else round(scale * value, digits)
+
+
+def _sortable(frame: pd.DataFrame) -> list[str]:
+    return [name for name in frame.columns if name != "Model"]
 
 
 def _styled(frame: pd.DataFrame) -> Styler:

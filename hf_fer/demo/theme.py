@@ -97,7 +97,7 @@ body { font-family: var(--font); }
 .hf-grid td span { font-size: .84rem; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
 .hf-scroll:focus-visible { outline: 2px solid var(--color-accent); outline-offset: 2px; }
 
-#hf-board-table :is(table, td, th, td *) { font-family: var(--font); font-variant-numeric: tabular-nums; }
+#hf-board-table * { font-family: var(--font) !important; font-variant-numeric: tabular-nums; }
 #hf-board-table th { font-weight: 600; }
 .hf-about { max-width: 46rem; line-height: 1.6; }
 footer a, footer button { color: var(--body-text-color-subdued) !important; }

@@ -117,7 +117,7 @@ def video_tab(pool: ModelPool, limits: Limits, model: gr.Dropdown) -> None:
 
     gr.Markdown(
         f"{limits.video_fps:g} frames a second are looked at; faces are followed from one to the next, and their "
-        f"answers smoothed. Up to {limits.video_seconds:g} seconds and {limits.file_mb} MB.",
+        f"answers smoothed. Up to {limits.video_seconds:g}\u00a0seconds and {limits.file_mb}\u00a0MB.",
         elem_classes="hf-lead",
     )
     with gr.Row():
