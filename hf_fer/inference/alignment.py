@@ -29,8 +29,8 @@ DEFAULT_TEMPLATE = "ferplus"
 # Degrees of tilt up to which a face is cut out upright where the training images were not aligned (see crop_face).
 _TILT = 20.0
 # Such crops are so much narrower than the training images: on montages of validation faces that brought more of the
-# bare crops' answers (91.9 % against 91.3 %) and more right ones (88.4 % against 87.7 %), for a box that is a little off
-# brings in less of what the model has never seen, the surroundings. 0.9 did no better.
+# bare crops' answers and more right ones, for a box that is a little off then brings in less of the surroundings,
+# which the model has never seen. 0.9 did no better.
 _NARROWER = 0.95
 # A crop by landmarks is taken if its side is so many times that by the box; else the landmarks are off.
 _AGREEMENT = (0.5, 2.0)

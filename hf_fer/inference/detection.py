@@ -181,7 +181,7 @@ class YuNetDetector:
         zoom = _WINDOW / side
         found = self._run(np.asarray(_window(image, x, y, side, _WINDOW))[:, :, ::-1]) / np.array([zoom] * 14 + [1.0])
         found += np.array([x, y, 0.0, 0.0] + [x, y] * 5 + [0.0])
-        found = found[[_overlap(other, row) >= _OVERLAP for other in found]]
+        found = found[_overlap(row, found) >= _OVERLAP]
         if not len(found):
             return np.append(row[:14], row[14] / 2)
         best = found[np.argmax(found[:, 14])]
@@ -211,7 +211,7 @@ class YuNetDetector:
             window = turned.crop((edge, edge, edge + _WINDOW, edge + _WINDOW))
             found = self._run(np.asarray(window)[:, :, ::-1])
             middle = np.array([_WINDOW * 0.15, _WINDOW * 0.15, _WINDOW * 0.7, _WINDOW * 0.7])
-            found = found[[other[14] >= _SURE and _overlap(other, middle) >= _OVERLAP for other in found]]
+            found = found[(found[:, 14] >= _SURE) & (_overlap(middle, found) >= _OVERLAP)]
             if not len(found):
                 break
             lean += more
@@ -328,34 +328,38 @@ def _suppress(rows: np.ndarray, most: int) -> np.ndarray:
     """(N, 15) rows -> those left when each drops the less certain ones that overlap it, at most so many."""
     import numpy as np
 
-    rows = rows[np.isfinite(rows).all(1)]
+    rows = rows[np.isfinite(rows).all(1) & (rows[:, 2:4] > 0).all(1)]
     rows = rows[np.argsort(-rows[:, 14], kind="stable")]
-    kept: list[np.ndarray] = []
-    for row in rows:
-        if not any(_same(row, other) for other in kept):
-            kept.append(row)
-        if len(kept) == most:
-            break
+    kept = []
+    while len(rows) and len(kept) < most:
+        kept.append(rows[0])
+        rows = rows[1:][~_same(rows[0], rows[1:])]
     return np.array(kept).reshape(-1, 15)
 
 
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two boxes x, y, width, height are of one face."""
-    shared = _shared(a, b)
-    return shared >= _INSIDE * min(a[2] * a[3], b[2] * b[3]) or _overlap(a, b) >= _OVERLAP
+def _same(a: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(N,) whether the boxes x, y, width, height of `rows` are of the face that has box `a`."""
+    import numpy as np
+
+    smaller = np.minimum(a[2] * a[3], rows[:, 2] * rows[:, 3])
+    return (_shared(a, rows) >= _INSIDE * smaller) | (_overlap(a, rows) >= _OVERLAP)
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """IoU of two boxes x, y, width, height."""
-    shared = _shared(a, b)
-    return shared / max(a[2] * a[3] + b[2] * b[3] - shared, 1e-9)
+def _overlap(a: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(N,) IoU of the boxes of `rows` with `a`."""
+    import numpy as np
+
+    shared = _shared(a, rows)
+    return shared / np.maximum(a[2] * a[3] + rows[:, 2] * rows[:, 3] - shared, 1e-9)
 
 
-def _shared(a: np.ndarray, b: np.ndarray) -> float:
-    """px² that two boxes share."""
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    return max(width, 0.0) * max(height, 0.0)
+def _shared(a: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(N,) px² that the boxes of `rows` share with `a`."""
+    import numpy as np
+
+    width = np.minimum(a[0] + a[2], rows[:, 0] + rows[:, 2]) - np.maximum(a[0], rows[:, 0])
+    height = np.minimum(a[1] + a[3], rows[:, 1] + rows[:, 3]) - np.maximum(a[1], rows[:, 1])
+    return width.clip(0) * height.clip(0)
 
 
 def _face(row: np.ndarray, width: int, height: int) -> Face | None:
