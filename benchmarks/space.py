@@ -48,7 +48,9 @@ def main() -> int:
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(timeout=60)
-        result["files_left"] = sum(path.is_file() for path in Path(folder, "demo").rglob("*"))
+        examples = {path.name for path in PICTURE.parent.iterdir()}
+        left = [path for path in Path(folder, "demo").rglob("*") if path.is_file() and path.name not in examples]
+        result["files_left"] = len(left)
     report(result)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,8 @@ from hf_fer.labels import EXPRESSIONS
 SIDES = (224, 160, 112, 80, 48, 32, 24, 16)
 ROOT = Path(__file__).parents[1]
 
-CLIP_SIDE, CLIP_FPS, CLIP_SECONDS = 320, 12, 5
+CLIP_SIDE, CLIP_FPS, CLIP_SECONDS = 320, 12, 6
+LEAST = 10  # px of the clip's blurriest picture
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
     portrait.save(folder / "astronaut.jpg", quality=90)
     portrait.resize((112, 112), Image.Resampling.BICUBIC).save(folder / "astronaut_small.png", optimize=True)
     contact_sheet().save(folder / "drawn_faces.png", optimize=True)
-    write_clip(zoom(portrait), folder / "astronaut_zoom.mp4")
+    write_clip(lose_and_regain_pixels(portrait), folder / "astronaut_pixels.mp4")
 
 
 def draw_for_the_command_line(folder: Path) -> None:
@@ -56,18 +57,15 @@ def contact_sheet(side: int = 160) -> Image.Image:
     return sheet
 
 
-def zoom(portrait: Image.Image) -> Iterator[Image.Image]:
-    """Towards the face, which begins blurred and far."""
+def lose_and_regain_pixels(portrait: Image.Image) -> Iterator[Image.Image]:
+    """The face close up, with fewer and fewer pixels, and back."""
     count = CLIP_FPS * CLIP_SECONDS
+    view = portrait.crop((130, 20, 330, 220))  # the face is 0.46 of its sides
     for index in range(count):
-        t = index / (count - 1)
-        half = 256 - 156 * t
-        x, y = 256 - 26 * t, 256 - 136 * t  # the face's place: (230, 120)
-        view = portrait.crop((round(x - half), round(y - half), round(x + half), round(y + half)))
-        blurred = max(40, round(CLIP_SIDE * min(1.0, 0.14 + 1.1 * t)))
-        yield view.resize((blurred, blurred), Image.Resampling.BICUBIC).resize(
-            (CLIP_SIDE, CLIP_SIDE), Image.Resampling.BICUBIC
-        )
+        t = 1 - abs(2 * index / (count - 1) - 1)  # 0, 1, 0
+        side = round(200 * (LEAST / 200) ** min(1.0, 1.15 * t))
+        small = view.resize((side, side), Image.Resampling.BICUBIC)
+        yield small.resize((CLIP_SIDE, CLIP_SIDE), Image.Resampling.BICUBIC)
 
 
 def write_clip(frames: Iterator[Image.Image], path: Path) -> None:

@@ -11,7 +11,7 @@ PHOTOS = {
     "astronaut_small.png": "Small and blurred",
     "drawn_faces.png": "Drawn faces",
 }
-CLIP = "astronaut_zoom.mp4"
+CLIP = "astronaut_pixels.mp4"
 
 
 def examples_folder() -> Path:
@@ -36,6 +36,6 @@ def clip_example(video: gr.Video) -> None:
         [[str(examples_folder() / CLIP)]],
         inputs=[video],
         label="Example",
-        example_labels=["A portrait that comes closer"],
+        example_labels=["A portrait that loses its pixels"],
         api_visibility="private",
     )

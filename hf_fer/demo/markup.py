@@ -58,8 +58,8 @@ def bars(probabilities: Mapping[str, float], label: str, most: int = 8) -> str:
     return f'<ul class="hf-bars" aria-label="{text(label)}">{rows}</ul>'
 
 
-def face_card(face: Mapping[str, Any], number: int, crop: Image.Image | None = None) -> str:
-    """One face: its picture, its expression, and all probabilities."""
+def face_card(face: Mapping[str, Any], number: int, crop: Image.Image | None = None, most: int = 8) -> str:
+    """One face: its picture, its expression, and its `most` highest probabilities."""
     box, facts = face["box"], []
     if face.get("reliability") is not None:
         facts.append(f"reliability {percent(face['reliability'])}")
@@ -70,13 +70,14 @@ def face_card(face: Mapping[str, Any], number: int, crop: Image.Image | None = N
         f'<span class="hf-dot" style="background:{expression_color(face["label"])}" aria-hidden="true"></span>'
         f"{text(face['label'], 40)} <b>{percent(face['score'])}</b></h2>"
         f'<p class="hf-facts">Face {number} · {" · ".join(facts)}</p>'
-        f"{bars(face['probabilities'], f'Probabilities of face {number}')}</div></article>"
+        f"{bars(face['probabilities'], f'Probabilities of face {number}', most)}</div></article>"
     )
 
 
 def cards(entries: Sequence[str], more: int = 0) -> str:
     rest = f'<p class="hf-facts">and {more} smaller {"face" if more == 1 else "faces"}, drawn in the picture</p>'
-    return f'<div class="hf-cards">{"".join(entries)}</div>{rest if more else ""}'
+    many = " hf-many" if len(entries) > 2 else ""
+    return f'<div class="hf-cards{many}">{"".join(entries)}</div>{rest if more else ""}'
 
 
 def hint(words: str) -> str:

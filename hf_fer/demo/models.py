@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FerError
@@ -21,28 +22,34 @@ DEFAULT_NAME = "hf-fer default (inside the package)"
 class ModelPool:
     """Pipelines by name, for many threads.
 
+    Visitors see Hub ids as they are, and of a folder its name alone.
+
     Args:
-        names: checkpoint folders, Hub ids, or "default".
+        models: checkpoint folders, Hub ids, or "default".
         detector: "auto" (YuNet, or the whole picture where there is none), or what `load_detector` takes.
         keep: models in memory at once.
         load: makes a pipeline of a name and a detector; the pipeline's own loader unless a test brings another.
 
+    Attributes:
+        names: what visitors call the models.
+
     Raises:
-        FerError: no names, one twice, or a detector other than "auto" that cannot be had.
+        FerError: no models, two of one name, or a detector other than "auto" that cannot be had.
     """
 
     def __init__(
         self,
-        names: Sequence[str],
+        models: Sequence[str],
         detector: str | FaceDetector = "auto",
         keep: int = 2,
         load: Callable[[str, FaceDetector], Any] | None = None,
     ) -> None:
-        self.names = list(names)
-        if not self.names:
+        if not models:
             raise FerError("The demo has no models; name at least one, such as default.")
-        if len(set(self.names)) < len(self.names):
-            raise FerError(f"The demo was given a model twice ({', '.join(self.names)}); name each once.")
+        self._sources = {_public_name(source): source for source in models}
+        self.names = list(self._sources)
+        if len(self.names) < len(models):
+            raise FerError(f"Two models of the demo would have one name ({', '.join(models)}); rename a folder.")
         self.detector, self.notice = _find_detector(detector)
         self.keep, self._load = max(1, keep), load or _load_pipeline
         self._loaded: OrderedDict[str, FacialExpressionPipeline] = OrderedDict()
@@ -66,9 +73,16 @@ class ModelPool:
             if pipeline is None:
                 while len(self._loaded) >= self.keep:
                     self._loaded.popitem(last=False)
-                pipeline = self._loaded[name] = self._load(name, self.detector)
+                pipeline = self._loaded[name] = self._loaded_as(name)
             self._loaded.move_to_end(name)
             return pipeline
+
+    def _loaded_as(self, name: str) -> FacialExpressionPipeline:
+        source = self._sources[name]
+        try:
+            return self._load(source, self.detector)
+        except FerError as error:
+            raise FerError(str(error).replace(source, name)) from error
 
     def detect(self, image: Image.Image) -> list[Face]:
         """Where the faces of a picture are, largest first."""
@@ -89,6 +103,10 @@ class ModelPool:
         if isinstance(size, Sequence):
             return min(size)
         return min(side for key in ("height", "width", "shortest_edge") if (side := size.get(key)))
+
+
+def _public_name(source: str) -> str:
+    return Path(source).resolve().name if Path(source).is_dir() else source
 
 
 def _load_pipeline(name: str, detector: FaceDetector) -> FacialExpressionPipeline:

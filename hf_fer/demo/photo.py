@@ -163,8 +163,10 @@ def _drawn(image: Image.Image, faces: Sequence[dict[str, Any]]) -> gr.Image:
 
 
 def _listed(image: Image.Image, faces: Sequence[dict[str, Any]], most: int) -> str:
+    bars = 8 if len(faces) <= 2 else 3
     shown = [
-        markup.face_card(face, number, _thumbnail(image, face)) for number, face in enumerate(faces[:most], start=1)
+        markup.face_card(face, number, _thumbnail(image, face), bars)
+        for number, face in enumerate(faces[:most], start=1)
     ]
     return markup.status(f"{_count(len(faces))} found.") + markup.cards(shown, len(faces) - len(shown))
 

@@ -59,6 +59,9 @@ body { font-family: var(--font); }
 .hf-status { margin: 0 0 .6rem; font-size: 1.02rem; color: var(--body-text-color); }
 
 .hf-cards { display: grid; gap: .75rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
+.hf-many { grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); }
+.hf-many .hf-thumb { width: 52px; height: 52px; }
+.hf-many .hf-bars li { grid-template-columns: 4.9rem 1fr 2.7rem; }
 .hf-card { display: flex; gap: 1rem; align-items: flex-start; padding: 1rem; border-radius: var(--radius-lg);
   border: 1px solid var(--border-color-primary); background: var(--block-background-fill); }
 .hf-card > div { flex: 1; min-width: 0; }

@@ -146,11 +146,12 @@ def _corrected(found: ResolutionExplanation) -> str:
     if "primary" not in extra:
         return ""
     shown = []
+    last = extra.get("final", extra["primary"])[0].tolist()
+    order = sorted(range(len(last)), key=lambda k: -last[k])  # one order for all, so that they compare line by line
     for name, words in (("primary", "Primary"), ("corrected", "Corrected"), ("final", "Final")):
         if name not in extra:
             continue
         row = extra[name][0].tolist()
-        order = sorted(range(len(row)), key=lambda k: -row[k])
         confidence = extra.get(f"{name}_confidence")
         fact = "" if confidence is None else f"confidence {markup.percent(float(confidence[0]))}"
         shown.append(

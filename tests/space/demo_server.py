@@ -16,7 +16,7 @@ from hf_fer.inference.detection import Face
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "hf_fer" / "demo" / "examples"
 ASTRONAUT = EXAMPLES / "astronaut.jpg"
-CLIP = EXAMPLES / "astronaut_zoom.mp4"
+CLIP = EXAMPLES / "astronaut_pixels.mp4"
 # Her face in the portrait, as shares of its sides.
 FACE = (0.345, 0.125, 0.525, 0.35)
 

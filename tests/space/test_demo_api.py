@@ -23,7 +23,7 @@ from hf_fer.demo import Limits
 from hf_fer.errors import FerError
 from hf_fer.labels import EXPRESSIONS
 
-LIMITS = Limits(file_mb=2, pixels=2_000_000, video_seconds=6, kept_seconds=600)
+LIMITS = Limits(file_mb=2, pixels=2_000_000, video_seconds=7, kept_seconds=600)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_the_maps_add_up_to_the_answer(client: Any) -> None:
 
 def test_a_clip_is_answered_over_time(client: Any) -> None:
     frames = ask(client, CLIP, "default", api_name="/video")
-    assert [f["seconds"] for f in frames] == pytest.approx([k / 5 for k in range(25)], abs=0.09)
+    assert [f["seconds"] for f in frames] == pytest.approx([k / 5 for k in range(30)], abs=0.09)
     assert {face["track"] for frame in frames for face in frame["faces"]} == {frames[0]["faces"][0]["track"]}
 
 
@@ -321,8 +321,29 @@ def test_models_are_loaded_when_asked_for_and_make_room() -> None:
     assert loaded == ["a", "b", "c", "a"]
     with pytest.raises(FerError, match="no model 'd'"):
         pool.pipeline("d")
-    with pytest.raises(FerError, match="twice"):
+    with pytest.raises(FerError, match="one name"):
         ModelPool(["a", "a"], AstronautDetector())
+
+
+def test_visitors_do_not_learn_where_a_model_lies(tmp_path: Path) -> None:
+    from hf_fer.demo.models import ModelPool
+
+    (tmp_path / "mine").mkdir()
+    pool = ModelPool([str(tmp_path / "mine"), "owner/name"], AstronautDetector())
+    assert pool.names == ["mine", "owner/name"]
+    with pytest.raises(FerError) as error:
+        pool.pipeline("mine")
+    assert "mine" in str(error.value) and str(tmp_path) not in str(error.value)
+
+
+def test_a_crowd_is_drawn_whole_and_listed_in_part() -> None:
+    from hf_fer.demo.photo import _listed
+
+    shares = dict.fromkeys(EXPRESSIONS, 1 / 8)
+    box = {"xmin": 5, "ymin": 5, "xmax": 25, "ymax": 30}
+    face = {"box": box, "label": "fear", "score": 1 / 8, "reliability": 0.5, "probabilities": shares}
+    html = _listed(Image.new("RGB", (60, 60)), [face] * 50, 12)
+    assert html.count("<article") == 12 and "50 faces found" in html and "38 smaller faces" in html
 
 
 def test_without_a_detector_the_page_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
