@@ -63,7 +63,7 @@ def face_card(face: Mapping[str, Any], number: int, crop: Image.Image | None = N
     box, facts = face["box"], []
     if face.get("reliability") is not None:
         facts.append(f"reliability {percent(face['reliability'])}")
-    facts.append(f"{box['xmax'] - box['xmin']} {TIMES} {box['ymax'] - box['ymin']} px")
+    facts.append(f"{box['xmax'] - box['xmin']}\u00a0{TIMES}\u00a0{box['ymax'] - box['ymin']}\u00a0px")
     thumbnail = "" if crop is None else picture(crop, f"Face {number}", "hf-thumb")
     return (
         f'<article class="hf-card" aria-label="Face {number}">{thumbnail}<div><h2>'

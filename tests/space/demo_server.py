@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,10 @@ def running_demo(folder: Path, **options: Any) -> Iterator[Any]:
     before = os.environ.get("GRADIO_TEMP_DIR")
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     options = {"models": ["default"], "detector": AstronautDetector(), **options}
-    demo = launch_demo(block=False, quiet=True, host="127.0.0.1", **options)
+    # Not Gradio's own search from 7860 upwards: another test may be at it.
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    demo = launch_demo(block=False, quiet=True, host="127.0.0.1", port=port, **options)
     try:
         yield demo
     finally:

@@ -286,7 +286,8 @@ def test_nothing_is_recorded(demo: Any) -> None:
     assert "googleapis" not in page and "cdnjs" not in page
 
 
-def test_when_it_ends_nothing_is_left(tmp_path: Path) -> None:
+def test_what_was_sent_is_deleted_by_age_and_at_the_end(tmp_path: Path) -> None:
+    from gradio.route_utils import delete_files_created_by_app
     from gradio_client import Client
 
     def files() -> set[Path]:
@@ -299,6 +300,11 @@ def test_when_it_ends_nothing_is_left(tmp_path: Path) -> None:
         client = Client(demo.local_url, verbose=False, analytics_enabled=False, download_files=str(tmp_path / "got"))
         ask(client, mine, "default", api_name="/annotate")
         assert len(files() - before) >= 2, "the upload, and the answer"
+        delete_files_created_by_app(demo, 3600)
+        assert files() - before, "they are not an hour old"
+        delete_files_created_by_app(demo, 0)  # what runs every minute, with the age of `delete_cache`
+        assert files() == before, "the examples stay"
+        ask(client, mine, "default", api_name="/annotate")
     assert not files() - before
 
 
