@@ -213,7 +213,7 @@ def _analyze(
             if output is not None:
                 if writer is None:  # now the frame rate is known
                     writer = stack.enter_context(VideoWriter(output[0], report.frame_rate, overwrite=output[1]))
-                    report.sound_dropped = True
+                    report.sound_dropped = report.sound
                 writer.write(draw_faces(image, faces), picture.seconds)
             bar.update()
             if sampled:
@@ -314,12 +314,12 @@ class _Sampler:
 
     def __init__(self, fps: float | None) -> None:
         self._fps = fps
-        self._next = 0
+        self._next = 0.0
 
     def take(self, seconds: float) -> bool:
         if self._fps is None:
             return True
-        step = math.floor((seconds + _TOLERANCE) * self._fps)
+        step = (seconds + _TOLERANCE) * self._fps // 1  # a float: of a huge rate it has no end
         if step < self._next:
             return False
         self._next = step + 1

@@ -2,7 +2,7 @@
 
 A file is hostile until decoded: it is opened here and handed over as bytes, only container formats that hold their
 pictures themselves are tried (a playlist could name other files and addresses), and the decoder refuses pictures over
-a limit before it makes room for them.
+a limit before it makes room for them; `mp4_index` does the same for the samples that an index claims.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import FerError
 from ..evaluation.whole_files import shown
+from .mp4_index import check_samples
 from .video_report import VideoReport
 
 if TYPE_CHECKING:
@@ -98,11 +99,13 @@ def file_pictures(path: str | os.PathLike[str], report: VideoReport, max_pixels:
 
     Raises:
         FerError: PyAV is missing; or the file is, is empty, is no video, has no video track or no decoder for it, is
-            cut off before its index, has frames over `max_pixels`, or not one frame that can be decoded.
+            cut off before its index or has one that claims more than it can hold, has frames over `max_pixels`, or not
+            one that can be decoded.
     """
     with _opened(path, max_pixels) as (container, stream, name):
         report.frame_rate = _rate(stream)
         report.stated_seconds = _stated_seconds(container, stream)
+        report.sound = bool(container.streams.audio)
         clock = _Clock(1 / report.frame_rate if report.frame_rate else 1 / 25)
         damage = _Damage()
         end = 0.0
@@ -182,6 +185,7 @@ def _opened(
     with _open_bytes(path, name) as file:
         options = {"format_whitelist": _FORMATS, "max_pixels": str(max_pixels)}
         try:
+            check_samples(file, name)
             container = av.open(file, options=options, metadata_errors="replace", io_open=_refuse)
         except FerError:
             raise

@@ -14,6 +14,7 @@ class VideoReport:
         width, height: px of the upright picture; 0 until the first one.
         frame_rate: frames a second, on average, by the file's header; None if unknown.
         stated_seconds: length by the file's header; None if unknown. Not to be trusted.
+        sound: the source has a sound track.
         frames: pictures decoded so far.
         seconds: time of the last of them; the first one is at 0.
         sampled: pictures that were searched for faces.
@@ -21,7 +22,7 @@ class VideoReport:
         tracks: faces told apart by `Tracker`.
         ended: why reading ended: "end", "damaged", "max_seconds", "max_frames" or "stopped"; "" while it goes on.
         warning: one sentence where the video is not whole, or was not read to its end; else None.
-        sound_dropped: an annotated video was written, without the sound of the source.
+        sound_dropped: that is not in the annotated video.
     """
 
     source: str
@@ -29,6 +30,7 @@ class VideoReport:
     height: int = 0
     frame_rate: float | None = None
     stated_seconds: float | None = None
+    sound: bool = False
     frames: int = 0
     seconds: float = 0.0
     sampled: int = 0

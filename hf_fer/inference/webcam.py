@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _MISSES = 30  # pictures in a row that a camera may fail to give, as many do while they start
+_PATIENCE = 15.0  # s that they may take: some drivers wait 10 s for each
 
 
 def webcam_number(source: object) -> int | None:
@@ -51,21 +52,20 @@ def webcam_pictures(
         rate = camera.get(cv2.CAP_PROP_FPS)
         report.frame_rate = float(rate) if 0.01 <= rate <= 1000 else None
         started: float | None = None
-        misses = 0
-        while misses < _MISSES:
-            if not camera.grab():
+        misses, last = 0, clock()
+        while misses < _MISSES and clock() - last < _PATIENCE:
+            if not camera.grab() or (started is None and not camera.retrieve()[0]):
                 misses += 1
                 continue
-            misses = 0
-            now = clock()
-            started = now if started is None else started
+            misses, last = 0, clock()
+            started = last if started is None else started
             if not report.frames:
                 picture = _retrieve(camera, cv2, number)
                 report.width, report.height = picture.size
                 if picture.width * picture.height > max_pixels:
                     raise FerError(f"camera {number}: {picture.size} is over the limit of {max_pixels:,} pixels")
             report.frames += 1
-            report.seconds = now - started
+            report.seconds = last - started
             yield Picture(report.frames - 1, report.seconds, lambda: _retrieve(camera, cv2, number))
         if not report.frames:
             raise FerError(f"camera {number} gives no picture; is it used by another program?")
