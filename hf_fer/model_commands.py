@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -79,9 +78,7 @@ def add_parsers(commands: Any) -> None:
     calibrate.add_argument("--resolutions", type=factors, default=(1.0, 2.0, 4.0, 8.0), metavar="1,2,4,8")
     calibrate.add_argument("--batch-size", type=positive, default=64, metavar="N", help="images in one forward pass")
     calibrate.add_argument("--device", metavar="D", help="torch device; default: CUDA if any")
-    calibrate.add_argument(
-        "--trust-remote-code", action="store_true", help="run Python code that the model brings along"
-    )
+    _add_trust(calibrate, revision=False)
     calibrate.add_argument("--force", action="store_true", help="overwrite what is there")
 
     demo = commands.add_parser(
@@ -222,9 +219,17 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 def _as_called() -> str:
     """The command, without the places of this machine."""
-    words = [re.sub(r"^(--root=).*", r"\1DIR", word) for word in sys.argv[1:]]
+    words = [_without_place(word) for word in sys.argv[1:]]
     words = ["DIR" if k and words[k - 1] == "--root" else word for k, word in enumerate(words)]
-    return shlex.join(["hf-fer", *(Path(word).name if Path(word).is_absolute() else word for word in words)])
+    return shlex.join(["hf-fer", *words])
+
+
+def _without_place(word: str) -> str:
+    """Of a folder the last part, also behind the `=` of `--data=FOLDER` or `NAME=VALUE`."""
+    name, equals, value = word.rpartition("=")
+    if name == "--root":
+        return "--root=DIR"
+    return name + equals + (Path(value).name if Path(value).is_absolute() or ".." in Path(value).parts else value)
 
 
 def _demo(options: argparse.Namespace) -> int:

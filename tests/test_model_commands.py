@@ -67,16 +67,23 @@ def test_export(face: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         assert entry["probabilities"][labels[str(k)]] == pytest.approx(float(p), abs=1e-4)
 
 
-def test_calibrate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_calibrate(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
         shutil.copy(ASSETS / name, folder)
     command = ("calibrate", str(folder), "--data", "synthetic", "--option", "validation=64", "--option", "train=8")
+    monkeypatch.setattr(
+        "sys.argv", ["hf-fer", *command, "--root=/home/me/raw", "--data=/home/me/faces", "--root", "my"]
+    )
     out = said(capsys, *command, "--resolutions", "1,4")
     assert "64 images" in out and "x4" in out
     found = json.loads((folder / "calibration.json").read_text())
     assert [*found["temperatures"]] == ["1", "4"] and found["split"] == "validation"
+    assert found["command"].startswith(
+        "hf-fer calibrate model --data synthetic --option validation=64 --option train=8"
+    )
+    assert found["command"].endswith(" --root=DIR --data=faces --root DIR"), "no place of this machine"
     assert all(scores["nll"] <= scores["nll_before"] for scores in found["scores"].values())
     assert "exists already" in said(capsys, *command, code=2)
     assert "would flatter the model" in said(capsys, *command, "--force", "--split", "test", code=2)

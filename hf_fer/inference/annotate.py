@@ -1,7 +1,8 @@
 """Faces drawn onto the picture they were found in: boxes, labels and percentages.
 
-Every expression has its colour of the palette of Okabe and Ito ("Color Universal Design", 2008), which people with
-any of the common colour-vision deficiencies can tell apart; the label stands beside the box in words all the same.
+The colours are those of Okabe and Ito ("Color Universal Design", 2008), which people with any of the common
+colour-vision deficiencies can tell apart, and two greys, for "neutral" and "other"; the label stands beside the box in
+words all the same.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ Rectangle = tuple[float, float, float, float]
 
 
 def expression_color(label: str) -> str:
-    """`#RRGGBB` for a label as a checkpoint spells it; one that is no expression has a colour of its own, always the
-    same, out of `EXPRESSION_COLORS`."""
+    """`#RRGGBB` for a label as a checkpoint spells it; one that is no expression has always the same of
+    `EXPRESSION_COLORS`, which it shares with an expression."""
     name = find_expression(label)
     if name is None:
         names = list(EXPRESSION_COLORS)

@@ -34,6 +34,7 @@ FACTORS = (1, 2, 4, 8)
 
 _MOST_BYTES = 1 << 20
 _MOST_FACTORS = 64
+_MOST_REDUCED = 10_000  # factor
 _LIMITS = (0.01, 100.0)  # of a temperature; a network that needs another has not learnt anything, or everything
 
 
@@ -130,7 +131,7 @@ def calibrate_model(
         model: a checkpoint folder, or "default"; its files are those that `write_calibration` writes beside.
         dataset, root, options: as of `load_fer_dataset`, whose classes must all be the model's.
         split: not "train" and not "test".
-        factors: resolution factors, as of `degrade_image`, counted from the images' own size.
+        factors: resolution factors, as of `degrade_image`, counted from the images' own size; up to 10,000.
         label_map: see `match_classes`.
         batch_size, device, trust_remote_code, progress: see `evaluate_model`.
         command: what made it, for the file.
@@ -149,8 +150,12 @@ def calibrate_model(
     from ..evaluation.systems import digest_of, factor_key, probabilities_by_factor
 
     factors = sorted(map(float, factors))
-    if not factors or len(set(factors)) != len(factors) or len(factors) > _MOST_FACTORS:
-        raise FerError(f"factors={factors!r} must be 1 to {_MOST_FACTORS} different numbers; use for example 1, 2, 4.")
+    different = 1 <= len(factors) == len({*map(factor_key, factors)}) <= _MOST_FACTORS
+    if not different or not all(1 <= factor <= _MOST_REDUCED for factor in factors):
+        raise FerError(
+            f"factors={factors!r} must be 1 to {_MOST_FACTORS} different numbers from 1 to {_MOST_REDUCED:,}; use for "
+            "example 1, 2, 4."
+        )
     folder, local = resolve_model(model)
     if not local:
         raise FerError(f"{folder}: only a checkpoint folder can be calibrated; download it with `hf download {folder}`")
@@ -271,8 +276,8 @@ def read_calibration_file(path: Path) -> dict[str, Any]:
     if not isinstance(temperatures, dict) or not 1 <= len(temperatures) <= _MOST_FACTORS:
         raise _unusable(path, f"temperatures must hold 1 to {_MOST_FACTORS} factors")
     factors = [_number(factor) for factor in temperatures]
-    if len(set(factors)) != len(factors) or not all(1 <= factor <= 10_000 for factor in factors):
-        raise _unusable(path, "its factors must be different numbers from 1 to 10,000")
+    if len(set(factors)) != len(factors) or not all(1 <= factor <= _MOST_REDUCED for factor in factors):
+        raise _unusable(path, f"its factors must be different numbers from 1 to {_MOST_REDUCED:,}")
     if not all(_is_number(value) and _LIMITS[0] <= value <= _LIMITS[1] for value in temperatures.values()):
         raise _unusable(path, "its temperatures must be numbers from {:g} to {:g}".format(*_LIMITS))
     side = content.get("reference_side")

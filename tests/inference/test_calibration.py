@@ -187,7 +187,9 @@ def test_what_cannot_be_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ({"split": "nothing"}, "has no split"),
         ({"factors": ()}, "different numbers"),
         ({"factors": (1, 1.0)}, "different numbers"),
+        ({"factors": (1, 1.0000001)}, "different numbers"),  # of one name in the file
         ({"factors": (0.5, 1)}, "0.5"),
+        ({"factors": (1, 20_000)}, "from 1 to 10,000"),  # which `read_calibration` would not take
         ({"dataset": data["validation"].remove_columns("image")}, "no column 'image'"),
     ):
         with pytest.raises(FerError, match=words):
