@@ -47,6 +47,7 @@ _KNOWN = frozenset(("ebafce4e3c118d6554634be5c27ab333b4c047a9a8c3faf1d7cf93101c2
 _MAX_FILE = 16 * 2**20  # bytes; YuNet has 0.23 million
 _PROBE_SECONDS = 60
 _PROBE_MEMORY = 4 * 2**30  # bytes of address space
+_LOG_ERRORS = 2  # OpenCV's LOG_LEVEL_ERROR, which OpenCV 4 does not name in Python
 
 # YuNet is surest of faces of some 40 to 300 px. A picture is looked at in up to two sizes, one in which small faces are
 # large enough and a small one for faces that fill the picture; whatever could be a face is then looked at once more, by
@@ -381,12 +382,13 @@ def _create(content: bytes) -> Any:
     import numpy as np
 
     # OpenCV 5 warns on stderr, at every construction, that "targets are not supported" (we ask for none).
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    logging = getattr(cv2.utils, "logging", cv2)  # OpenCV 4 has the function at its top
+    level = logging.setLogLevel(_LOG_ERRORS)
     try:
         model, nothing = np.frombuffer(content, np.uint8), np.zeros(0, np.uint8)
         return cv2.FaceDetectorYN.create("onnx", model, nothing, (320, 320), _CANDIDATE, _OVERLAP)
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        logging.setLogLevel(level)
 
 
 def _read_file(path: Path) -> bytes:
@@ -431,7 +433,9 @@ def _check_content(content: bytes, shown: str) -> None:
 
 # In a process of its own, with bounded memory: what a file makes OpenCV do, it does there.
 _PROBE = f"""
-import sys
+import os, sys
+sys.path = [path for path in sys.path if path]  # not the current folder, whose cv2.py may be anybody's
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # each thread takes address space
 try:
     import resource
     resource.setrlimit(resource.RLIMIT_AS, ({_PROBE_MEMORY}, {_PROBE_MEMORY}))
@@ -440,6 +444,7 @@ except (ImportError, ValueError, OSError):
     pass
 import cv2
 import numpy as np
+cv2.setNumThreads(1)
 content = np.frombuffer(sys.stdin.buffer.read(), np.uint8)
 network = cv2.FaceDetectorYN.create("onnx", content, np.zeros(0, np.uint8), (320, 320), 0.6)
 for side in (320, 96):
