@@ -32,8 +32,12 @@ _TILT = 20.0
 # bare crops' answers and more right ones, for a box that is a little off then brings in less of the surroundings,
 # which the model has never seen. 0.9 did no better.
 _NARROWER = 0.95
-# A crop by landmarks is taken if its side is so many times that by the box; else the landmarks are off.
+# A crop by landmarks is taken if its side is so many times that by the box, and its centre at most a side away; else
+# the landmarks are off.
 _AGREEMENT = (0.5, 2.0)
+# Crop sides that a template's face must have. A crop grows with the inverse, and a hostile configuration that put the
+# face into a thousandth of it would take all memory.
+_SMALLEST_FACE = 0.4
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,10 @@ def crop_face(image: Image.Image, face: Face, template: FaceTemplate | None = No
         scale = math.hypot(matrix[0, 0], matrix[1, 0])
         angle = math.atan2(matrix[1, 0], matrix[0, 0])
         turned = template.aligned or abs(angle) > math.radians(_TILT)
-        if turned and _AGREEMENT[0] <= scale / side <= _AGREEMENT[1]:
-            return _cut(image, matrix @ np.array([0.5, 0.5]) + shift, scale * narrower, angle)
+        aim = matrix @ np.array([0.5, 0.5]) + shift
+        near = math.dist(aim, centre) <= side
+        if turned and near and _AGREEMENT[0] <= scale / side <= _AGREEMENT[1]:
+            return _cut(image, aim, scale * narrower, angle)
     return _cut(image, centre, side * narrower, 0.0)
 
 
@@ -108,7 +114,7 @@ def face_template(config: Any) -> FaceTemplate:
             in 0..1, to which the training images' landmarks were aligned; otherwise the crops are like FERPlus'.
 
     Raises:
-        FerError: a `face_template` that is neither.
+        FerError: a `face_template` that is neither, or puts the face into a small part of the crop.
     """
     given = getattr(config, "face_template", None)
     if given is None:
@@ -116,7 +122,13 @@ def face_template(config: Any) -> FaceTemplate:
     if isinstance(given, str) and given in TEMPLATES:
         return TEMPLATES[given]
     if _are_points(given):
-        return _aligned(tuple((float(x), float(y)) for x, y in given))
+        template = _aligned(tuple((float(x), float(y)) for x, y in given))
+        if not template.box[2] - template.box[0] >= _SMALLEST_FACE:
+            raise FerError(
+                "the configuration's face_template puts the face into a small part of the crop, or is mirrored; give"
+                " the five points, the one further left first, as they lie in the training images"
+            )
+        return template
     shown = repr(given)[:100]
     raise FerError(
         f"the configuration's face_template must be one of {', '.join(map(repr, TEMPLATES))} or five points in 0..1,"
@@ -158,10 +170,12 @@ def _cut(image: Image.Image, centre: np.ndarray, side: float, angle: float) -> I
     reach = size if angle == 0 else math.ceil(side * (abs(math.cos(angle)) + abs(math.sin(angle)))) + 4
     x, y = round(float(centre[0]) - reach / 2), round(float(centre[1]) - reach / 2)
     # Upright crops lie on whole pixels: nothing is interpolated.
-    area = image.crop(kept := (max(x, 0), max(y, 0), min(x + reach, image.width), min(y + reach, image.height)))
-    beyond = (kept[1] - y, y + reach - kept[3]), (kept[0] - x, x + reach - kept[2]), (0, 0)
-    if any(map(any, beyond)):
-        area = Image.fromarray(np.pad(np.asarray(area), beyond, mode="edge"))
+    columns = np.arange(x, x + reach).clip(0, image.width - 1)
+    rows = np.arange(y, y + reach).clip(0, image.height - 1)
+    left, top = int(columns[0]), int(rows[0])
+    area = image.crop((left, top, int(columns[-1]) + 1, int(rows[-1]) + 1))
+    if area.size != (reach, reach):
+        area = Image.fromarray(np.asarray(area)[rows - top][:, columns - left])
     if angle == 0:
         return area
     step = side / size

@@ -128,6 +128,8 @@ def test_landmarks_that_contradict_the_box_are_not_followed() -> None:
         [(0, 0), (1e9, 0), (5e8, 5e8), (0, 1e9), (1e9, 1e9)],
         [(float("nan"), 0)] * 5,
         [(1, 2)],
+        [(1e5 + 60 * x, 1e5 + 60 * y) for x, y in ARCFACE.points],
+        [(60 * x - 500, 60 * y) for x, y in ARCFACE.points],
     ):
         assert crop_face(picture, Face(box, 0.9, tuple(points)), ARCFACE).size == pytest.approx(upright.size, rel=0.2)
 
@@ -190,6 +192,13 @@ def test_bad_template_is_refused(value: object) -> None:
         MEKConfig(face_template=value)
     with pytest.raises(FerError, match="face_template must be"):
         face_template(SimpleNamespace(face_template=value))
+
+
+def test_template_that_would_make_crops_of_any_size_is_refused() -> None:
+    """A face in a thousandth of the crop: of a face of 500 px that would be a crop of 500,000 px, 750 GB."""
+    for points in ([(0.5 + x / 1000, 0.5 + y / 1000) for x, y in POINTS], [(1 - x, y) for x, y in POINTS]):
+        with pytest.raises(FerError, match="small part of the crop"):
+            face_template(SimpleNamespace(face_template=points))
 
 
 def test_other_peoples_configurations_are_like_ferplus() -> None:
