@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import re
 import threading
 import urllib.error
 import urllib.parse
@@ -41,6 +43,8 @@ def download(url: str, *, max_bytes: int = MAX_BYTES, timeout: float = TIMEOUT) 
     name = shown_address(url)
     if not is_address(url):
         raise FerError(f"{name}: only addresses of http and https are read")
+    if re.match(r"https?://[^/?#]*@", url, re.IGNORECASE):  # http.client would take it for a part of the host
+        raise FerError(f"{name}: addresses with a user name or password are not read; download the file first")
     if not timeout > 0:
         raise FerError(f"{name}: timeout={timeout!r} leaves no time to read it; give some seconds")
     answer: dict[str, Any] = {}
@@ -125,4 +129,6 @@ def _reason(error: Exception) -> str:
         return f"the server answered {error.code}"
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
         error = error.reason
+    if isinstance(error, http.client.InvalidURL):  # its text repeats parts of the address
+        return "its host or port is none"
     return first_sentence(error)

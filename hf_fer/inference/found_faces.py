@@ -54,6 +54,7 @@ def _clipped(face: Face, size: tuple[int, int]) -> Face:
     x0, y0, x1, y1 = map(float, face.box)
     if not all(map(math.isfinite, (x0, y0, x1, y1))):
         raise ValueError(f"it found the box {face.box}")
+    described(face)  # raises where a score or a landmark is no number
     (width, height), box = size, (x0, y0, x1, y1)
     clipped = (min(max(x0, 0.0), width), min(max(y0, 0.0), height), min(max(x1, 0.0), width), min(max(y1, 0.0), height))
     return face if clipped == box else dataclasses.replace(face, box=clipped)

@@ -27,6 +27,7 @@ from PIL import Image
 
 from ..data.images import to_rgb
 from ..errors import FerError
+from .download import is_address
 
 MAX_PIXELS = 64_000_000
 """Default limit on width times height: a 64-megapixel photo is 192 MB once decoded."""
@@ -136,14 +137,15 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def iter_image_paths(
-    paths: Iterable[str | os.PathLike[str]],
+    paths: Iterable[str | os.PathLike[str]], suffixes: frozenset[str] = IMAGE_SUFFIXES
 ) -> tuple[list[str], list[FailedImage]]:
     """List the image files that some paths mean.
 
     Args:
-        paths: files (taken as they are), folders (searched recursively, following links once, for
-            `IMAGE_SUFFIXES`, in sorted order, hidden files and folders skipped), or patterns such as
+        paths: files and addresses (taken as they are), folders (searched recursively, following links once, for
+            `suffixes`, in sorted order, hidden files and folders skipped), or patterns such as
             `photos/**/*.jpg` that the shell did not expand. A path that exists is never a pattern.
+        suffixes: file name endings, in small letters, that count inside a folder.
 
     Returns:
         The files in order, each once, and the paths that led to none, each with a reason. Nothing is
@@ -153,7 +155,7 @@ def iter_image_paths(
     failures: list[FailedImage] = []
     for given in paths:
         path = os.fspath(given)
-        files, reason = _expand(path, failures)
+        files, reason = _expand(path, suffixes, failures)
         if reason:
             failures.append(FailedImage(path, reason))
         for file in files:
@@ -162,23 +164,25 @@ def iter_image_paths(
     return list(found.values()), failures
 
 
-def _expand(path: str, failures: list[FailedImage]) -> tuple[list[str], str | None]:
+def _expand(path: str, suffixes: frozenset[str], failures: list[FailedImage]) -> tuple[list[str], str | None]:
     """The files one argument means, or the reason why there are none."""
+    if is_address(path):  # a ? in it is no pattern
+        return [path], None
     try:
         mode = os.stat(path).st_mode if path else None  # noqa: PTH116 (Path("") is ".")
     except (OSError, ValueError):
         mode = None
     if mode is None and any(c in path for c in "*?["):
         matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 (absolute patterns, sorted names)
-        files = [f for m in matches for f in (_walk(m, failures) if Path(m).is_dir() else [m])]
+        files = [f for m in matches for f in (_walk(m, suffixes, failures) if Path(m).is_dir() else [m])]
         return files, None if files else f"{_printable(path)}: no file matches this pattern"
     if mode is not None and stat.S_ISDIR(mode):
-        files = _walk(path, failures)
+        files = _walk(path, suffixes, failures)
         return files, None if files else f"{_printable(path)}: no image file in this folder"
     return [path], None  # a missing file is reported when it is opened, in its place among the others
 
 
-def _walk(folder: str, failures: list[FailedImage]) -> list[str]:
+def _walk(folder: str, suffixes: frozenset[str], failures: list[FailedImage]) -> list[str]:
     """Image files below a folder, sorted; every real folder is entered once, so link loops end."""
 
     def unreadable(error: OSError) -> None:
@@ -197,7 +201,7 @@ def _walk(folder: str, failures: list[FailedImage]) -> list[str]:
         files += (
             os.path.join(parent, name)  # noqa: PTH118 (millions of frames: strings are lighter)
             for name in sorted(names)
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes  # noqa: PTH122
         )
     return files
 

@@ -370,6 +370,11 @@ def test_a_name_that_looks_like_a_pattern_is_a_file(tmp_path: Path) -> None:
     assert iter_image_paths([name]) == ([name], [])
 
 
+def test_an_address_is_no_pattern() -> None:
+    address = "https://host/photo.jpg?size=[large]"
+    assert iter_image_paths([address]) == ([address], [])
+
+
 def test_link_loops_end(tmp_path: Path) -> None:
     name = touch(tmp_path / "set" / "a.png")
     try:
