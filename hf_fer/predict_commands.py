@@ -76,7 +76,8 @@ def add_parser(commands: Any) -> None:
         "paths",
         nargs="+",
         metavar="PATH",
-        help="photo or video, folder (searched for both), pattern, or webcam, webcam:1 (until Ctrl-C)",
+        help="photo or its http(s) address, video, folder (searched for both), pattern, or webcam, webcam:1 (until"
+        " Ctrl-C)",
     )
     parser.add_argument(
         "--model", default="default", metavar="M", help="checkpoint folder or Hub id; default: the one in the package"
@@ -216,10 +217,9 @@ def _of_video(
 def _conclude(options: argparse.Namespace, asked: int, failures: list[str], empty: list[str]) -> int:
     if empty:
         what = f"{len(empty)} of {asked}" if len(empty) > 1 else empty[0] if empty[0].isprintable() else repr(empty[0])
-        print(
-            f"hf-fer: no face found in {what}; if such a picture is the crop of one face, add --no-detect",
-            file=sys.stderr,
-        )
+        hint = "" if options.no_detect else "; if such a picture is the crop of one face, add --no-detect"
+        small = f" of at least {options.min_face:g} px" if options.min_face else ""
+        print(f"hf-fer: no face{small} found in {what}{hint}", file=sys.stderr)
     if options.annotate and not failures:
         print(f"hf-fer: drawn into {options.annotate}", file=sys.stderr)
     if failures:
@@ -243,6 +243,7 @@ def _plan_drawings(found: list[str], videos: set[str], options: argparse.Namespa
     if folder.exists() and not folder.is_dir():
         raise FerError(f"{folder}: a file; name a folder for --annotate")
     drawings: dict[str, Path] = {}
+    inputs = {os.path.realpath(path) for path in found}
     taken: set[str] = set()
     for path in found:
         source = Path(path.replace(":", "-")) if path in videos else Path(path)  # webcam:1
@@ -253,8 +254,8 @@ def _plan_drawings(found: list[str], videos: set[str], options: argparse.Namespa
             name = f"{source.stem}-{count}{suffix}"
         taken.add(name.lower())
         drawings[path] = folder / name
-        if (folder / name).exists() and Path(path).exists() and (folder / name).samefile(path):
-            raise FerError(f"{path}: would be drawn over itself; name another folder for --annotate")
+        if os.path.realpath(folder / name) in inputs:  # also another one, which may be read later
+            raise FerError(f"{folder / name}: would be drawn over itself; name another folder for --annotate")
         refuse_overwrite(str(folder / name), options.force)
     folder.mkdir(parents=True, exist_ok=True)
     return drawings

@@ -80,6 +80,7 @@ def write_csv(answers: Iterable[Answer], out: TextIO, top: int | None, classes: 
                     **{f"p_{name}": p for name, p in told["probabilities"].items()},
                 }
             )
+        out.flush()  # as in JSON
 
 
 def write_table(answers: Iterable[Answer], out: TextIO, top: int, width: int) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from PIL import Image
 from hf_fer import cli
 from hf_fer.data.drawn_faces import draw_face
 from hf_fer.inference.detection import Face
+from hf_fer.predict_output import Answer, write_csv
 
 ROOT = Path(__file__).parents[1]
 YUNET = next(iter(sorted((ROOT / ".." / "shared" / "models").glob("face_detection_yunet*.onnx"))), None)
@@ -100,6 +99,34 @@ def test_annotated_photos(fake: None, folder: Path, tmp_path: Path, capsys: pyte
     assert Image.open(folder / "a.png").tobytes() == scene(2).tobytes()
 
 
+def test_nothing_is_drawn_over_another_input(fake: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.gif", "a.png"):  # the drawing of the first would have the name of the second
+        scene(1).save(tmp_path / name)
+    before = (tmp_path / "a.png").read_bytes()
+    _, err = run(capsys, str(tmp_path), "--annotate", str(tmp_path), "--force", code=2)
+    assert "a.png: would be drawn over itself" in err
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_what_to_do_without_a_face(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, err = run(capsys, str(folder / "a.png"), "--no-detect", "--min-face", "97")
+    assert err.endswith(f"no face of at least 97 px found in {folder / 'a.png'}\n")
+
+
+def test_csv_is_written_as_the_answers_come() -> None:
+    raw = io.BytesIO()
+    out = io.TextIOWrapper(raw, encoding="utf-8")
+    rows = []
+
+    def answers() -> Iterator[Answer]:
+        for path in ("a", "b"):
+            yield Answer(path)
+            rows.append(raw.getvalue().count(b"\n"))
+
+    write_csv(answers(), out, None, ["anger"])
+    assert rows == [2, 3]
+
+
 def write_video(path: Path, seconds: float, picture: Image.Image) -> None:
     av = pytest.importorskip("av", reason='videos need PyAV: pip install "hf-fer[video]"')
     with av.open(str(path), "w") as container:
@@ -133,13 +160,15 @@ def test_videos(fake: None, folder: Path, tmp_path: Path, capsys: pytest.Capture
     assert [set(entry) for entry in json.loads(out)] == [{"path", "error"}] and "empty" in err
 
 
-def test_without_a_detector_it_says_how_to_go_on(folder: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    environment.pop("HF_FER_DETECTOR", None)
-    command = [sys.executable, "-m", "hf_fer.cli", "predict", str(folder / "a.png")]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
-    assert "--no-detect" in done.stderr and ("HF_FER_DETECTOR" in done.stderr or "hf-fer[detect]" in done.stderr)
+def test_without_a_detector_it_says_how_to_go_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_FER_DETECTOR", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    out, err = run(capsys, str(folder / "a.png"), code=2)
+    assert out == "" and err.count("\n") == 1
+    assert "--no-detect" in err and ("HF_FER_DETECTOR" in err or "hf-fer[detect]" in err)
 
 
 @pytest.mark.skipif(YUNET is None, reason="the weights of YuNet are not at hand (../shared/models)")
