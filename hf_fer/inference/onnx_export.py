@@ -19,6 +19,7 @@ from PIL import Image
 
 from ..checkpoints.checks import first_sentence
 from ..checkpoints.loading import load_classifier, resolve_model
+from ..data.images import to_rgb
 from ..errors import FerError
 from ..evaluation.whole_files import refuse_existing, write_whole
 from .onnx_preprocessing import Preprocessing
@@ -45,6 +46,7 @@ _PARITY_BATCHES = (1, 2, 5)
 _CALIBRATION_FACES = 256
 _CALIBRATION_BATCH = 16
 _FACTORS = (1, 2, 4, 8)  # resolution, as in the evaluation protocol
+_MAX_CARD = 1 << 20  # bytes of a card that is read for its license
 _NEEDS = ("onnx", "onnxruntime", "onnxscript")
 
 
@@ -152,7 +154,8 @@ def export_onnx(
         exported = _quantize(exported, reader, source)
         seen = reader.seen
     folder = Path(source) if local else _hub_folder(source, network)
-    _set_metadata(exported, _describe(network, preprocessing, folder, source, local, int8))
+    card = Path(source) / "README.md" if local else _hub_card(source, network)
+    _set_metadata(exported, _describe(network, preprocessing, folder, card, source, local, int8))
     content = exported.SerializeToString()
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -325,6 +328,7 @@ def _describe(
     network: PreTrainedModel,
     preprocessing: Preprocessing,
     folder: Path | None,
+    card: Path | None,
     source: str,
     local: bool,
     int8: bool,
@@ -352,7 +356,7 @@ def _describe(
         "preprocessing": preprocessing.to_json(),
         "face_crop": "one face, cut out of the picture as in the training images; see face_template",
         "face_template": json.dumps(template),
-        "license": _license(folder),
+        "license": _license(card),
         "responsible_use": RESPONSIBLE_USE,
         "hf_fer_version": hf_fer.__version__,
     }
@@ -375,13 +379,13 @@ def _labels(network: PreTrainedModel) -> list[str]:
     return labels
 
 
-def _license(folder: Path | None) -> str:
+def _license(card: Path | None) -> str:
     """Of the checkpoint, as its card says; "unknown" without one."""
     from huggingface_hub import metadata_load
 
-    card = None if folder is None else folder / "README.md"
     try:
-        found = (metadata_load(card) or {}).get("license") if card is not None and card.is_file() else None
+        is_card = card is not None and card.is_file() and card.stat().st_size <= _MAX_CARD
+        found = (metadata_load(card) or {}).get("license") if is_card else None
     except Exception:  # a card that is no card says nothing
         found = None
     return found if isinstance(found, str) and found.isprintable() and len(found) <= 100 else "unknown"
@@ -393,6 +397,16 @@ def _hub_folder(source: str, network: PreTrainedModel) -> Path | None:
 
     found = try_to_load_from_cache(source, "config.json", revision=getattr(network.config, "_commit_hash", None))
     return Path(found).parent if isinstance(found, str) else None
+
+
+def _hub_card(source: str, network: PreTrainedModel) -> Path | None:
+    """The card of the commit that was loaded, which loading a model does not fetch; None where it is not to be had."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(source, "README.md", revision=network.config._commit_hash))
+    except Exception:  # no card, or no network
+        return None
 
 
 # --- parity ---------------------------------------------------------------------------------------------------
@@ -466,7 +480,7 @@ def _pixels(images: Iterable[Image.Image], processor: Any) -> Iterator[np.ndarra
         for image in batch:
             if not isinstance(image, Image.Image):
                 raise FerError(f"a calibration image must be a PIL image, not a {type(image).__name__}; open it first")
-        batch = [image.convert("RGB") for image in batch]
+        batch = [to_rgb(image) for image in batch]
         yield np.concatenate([processor(images=image, return_tensors="np")["pixel_values"] for image in batch])
 
 

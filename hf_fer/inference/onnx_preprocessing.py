@@ -128,7 +128,7 @@ class Preprocessing:
             )
         except FerError:
             raise
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise FerError(f"{type(error).__name__} in {text[:80]!r}") from error
 
     @classmethod

@@ -186,7 +186,7 @@ def _check_graph(model: onnx.ModelProto, where: str) -> None:
     from onnx import TensorProto
 
     graph = model.graph
-    if model.functions:
+    if model.functions or model.training_info:
         raise FerError(f"{where}: it defines functions, which no export of hf-fer does; export the model again")
     for tensor in graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
@@ -199,6 +199,9 @@ def _check_graph(model: onnx.ModelProto, where: str) -> None:
         for attribute in node.attribute:
             if attribute.graphs or attribute.HasField("g"):
                 raise FerError(f"{where}: it holds loops or branches ({node.op_type[:40]!r}), which are not run")
+            # Its values, too, may be in another file, which onnxruntime would read.
+            if attribute.sparse_tensors or attribute.HasField("sparse_tensor"):
+                raise FerError(f"{where}: it has a sparse constant, which no export of hf-fer has; export it again")
             tensors = [*attribute.tensors, *([attribute.t] if attribute.HasField("t") else [])]
             if any(t.data_location == TensorProto.EXTERNAL or t.external_data for t in tensors):
                 raise FerError(f"{where}: a constant is in another file, which is not read; export it as one file")
@@ -219,7 +222,8 @@ def _open_session(content: bytes, threads: int | None, providers: Sequence[str],
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
     try:
-        return onnxruntime.InferenceSession(content, options, providers=wanted)
+        # Without fallback: it tells of its second try on standard output.
+        return onnxruntime.InferenceSession(content, options, providers=wanted, enable_fallback=0)
     except Exception as error:
         raise FerError(f"{where}: onnxruntime cannot load it ({_brief(error)})") from error
 

@@ -262,6 +262,15 @@ def _external(model: Any) -> None:
     tensor.ClearField("raw_data")
 
 
+def _sparse(model: Any) -> None:
+    """onnxruntime 1.32 reads the values of such a constant from another file."""
+    values = onnx.TensorProto(data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    values.external_data.add(key="location", value="secret")
+    where = onnx.helper.make_tensor("where", onnx.TensorProto.INT64, [1], [0])
+    sparse = onnx.helper.make_sparse_tensor(values, where, [1])
+    model.graph.node.append(onnx.helper.make_node("Constant", [], ["leak"], sparse_value=sparse))
+
+
 def _foreign(model: Any) -> None:
     model.graph.node[0].domain = "evil.example"
 
@@ -299,9 +308,11 @@ HOSTILE = {
     "no size": (_preprocessing(resize=None), "fixes the size"),
     "std 0": (_preprocessing(std=[0, 1, 1]), "std must not be 0"),
     "not finite": (_preprocessing(mean=[float("nan"), 0, 0]), "finite numbers"),
+    "beyond floats": (_preprocessing(scale=10**400), "its preprocessing cannot be used"),
     "filter": (_preprocessing(resample="__class__"), "resample must be one of"),
     "layout": (_preprocessing(layout="NHWC"), "not RGB, NCHW"),
     "other file": (_external, "in another file, which is not read"),
+    "sparse constant in another file": (_sparse, "has a sparse constant"),
     "foreign operator": (_foreign, "operators of 'evil.example'"),
     "branches": (_loop, "loops or branches"),
     "function": (_function, "functions"),
@@ -325,19 +336,23 @@ def test_hostile_files_end_in_one_sentence(
     assert capfd.readouterr() == ("", "")  # said once
 
 
-def test_what_is_no_onnx_file_ends_in_one_sentence(tiny: tuple[Path, Path, OnnxReport], tmp_path: Path) -> None:
+def test_what_is_no_onnx_file_ends_in_one_sentence(
+    tiny: tuple[Path, Path, OnnxReport], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     whole = tiny[1].read_bytes()
     files = {
         "empty": b"",
         "page": b"<!doctype html><p>not found",
         "cut": whole[: len(whole) // 2],
         "noise": b"\xff" * 99,
+        "text": whole.replace(b"Conv", b"Co\xffv"),
     }
     for name, content in files.items():
         path = tmp_path / f"{name}.onnx"
         path.write_bytes(content)
-        with pytest.raises(FerError, match=r"an ONNX file|not exported by hf-fer"):
+        with pytest.raises(FerError, match=r"an ONNX file|not exported by hf-fer|cannot load it"):
             OnnxClassifier(path)
+    assert capfd.readouterr() == ("", "")
     with pytest.raises(FerError, match="No such file"):
         OnnxClassifier(tmp_path / "missing.onnx")
     with pytest.raises(FerError, match="not a file"):
@@ -402,3 +417,35 @@ def test_int8_takes_its_ranges_from_the_images_given(
     assert report.calibration_images == 20
     black = export_onnx(tiny[0], tmp_path / "b.onnx", int8=True, calibration_images=[Image.new("L", (9, 9))])
     assert black.max_logit_difference > 2 * report.max_logit_difference  # ranges of a black picture fit no face
+
+
+def test_calibration_images_of_16_bits_keep_their_greys() -> None:
+    seen: list[np.ndarray] = []
+
+    def processor(images: Image.Image, **_: Any) -> dict[str, np.ndarray]:
+        seen.append(np.asarray(images))
+        return {"pixel_values": np.zeros((1, 3, 2, 2), np.float32)}
+
+    deep = Image.fromarray(np.array([[0, 257 * 100], [257 * 200, 65535]], np.uint16))
+    [*onnx_export._pixels([deep], processor)]
+    assert seen[0][..., 0].tolist() == [[0, 100], [200, 255]]
+
+
+def test_a_license_is_that_of_the_card_also_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    card = tmp_path / "README.md"
+    card.write_text("---\nlicense: mit\n---\n")
+    asked: list[Any] = []
+
+    def download(name: str, file: str, revision: str) -> str:
+        asked.append((name, file, revision))
+        return str(card)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    network = torch.nn.Module()
+    network.config = type("Config", (), {"_commit_hash": "abc"})
+    assert onnx_export._license(onnx_export._hub_card("me/model", network)) == "mit"
+    assert asked == [("me/model", "README.md", "abc")]  # of the commit that was loaded
+    card.write_text("---\nlicense: [1]\n---\n")
+    assert onnx_export._license(card) == onnx_export._license(None) == "unknown"
