@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 COMMANDS = ("explain", "export", "calibrate", "demo")
 
 _CALIBRATION_FACES = 512
+_RANGES_SPLIT = "validation"
 
 
 def run(options: argparse.Namespace) -> int:
@@ -63,7 +64,7 @@ def add_parsers(commands: Any) -> None:
     export.add_argument("model", metavar="MODEL", help="checkpoint folder, Hub id, or `default`")
     export.add_argument("--to", choices=("onnx",), default="onnx", help="format; default: onnx")
     export.add_argument("--int8", action="store_true", help="8-bit integers: smaller, a little less exact")
-    add_data(export, split="validation", required=False, matching=False)
+    add_data(export, split=_RANGES_SPLIT, required=False, matching=False)
     _add_trust(export)
     add_output(export)
 
@@ -119,6 +120,7 @@ def _explain(options: argparse.Namespace) -> int:
     from .inference.alignment import crop_face, face_template
     from .inference.explain import METHODS, explain_resolutions
     from .inference.explain_plot import plot_explanation
+    from .inference.found_faces import find_faces
     from .inference.images import open_image
     from .inference.pipeline import load_pipeline
 
@@ -130,7 +132,7 @@ def _explain(options: argparse.Namespace) -> int:
         revision=options.revision,
         trust_remote_code=options.trust_remote_code,
     )
-    faces = pipeline.detector.detect(picture)
+    faces = find_faces(pipeline.detector, picture, options.image)  # in the order of `hf-fer predict`
     if len(faces) < options.face:
         found = "no face was found" if not faces else f"only {len(faces)} found" if len(faces) > 1 else "only one found"
         raise FerError(f"{options.image}: {found}; for the crop of one face add --no-detect")
@@ -153,8 +155,11 @@ def _export(options: argparse.Namespace) -> int:
     refuse_overwrite(options.output, options.force)
     if options.data is not None and not options.int8:
         raise FerError("--data gives the faces that int8's ranges are read from; add --int8, or leave it out")
-    if options.data is None and options.root is not None:
-        raise FerError("--root belongs to --data; add it, or leave --root out")
+    of_data = ("root", "label_rule", "classes", "option")
+    alone = [name for name in of_data if getattr(options, name)] + ["split"] * (options.split != _RANGES_SPLIT)
+    if options.data is None and alone:
+        flag = f"--{alone[0].replace('_', '-')}"
+        raise FerError(f"{flag} belongs to --data; add it, or leave {flag} out")
 
     from .inference.onnx_export import export_onnx
 

@@ -2,7 +2,7 @@
 
 | network | `method` | what a map is |
 | --- | --- | --- |
-| average pooling and a linear classifier (HSAC, MEK, multi-resolution; Neural Resizer with Swin or a CNN) | "cam" | the exact share of each place in the logit |
+| average pooling and a linear classifier (HSAC, MEK, multi-resolution; Neural Resizer with Swin or a CNN) | "cam" | the share of each place in the logit, exact where no spatial transformer has moved the face |
 | class token (Neural Resizer with ViT, DeiT, ConViT; GReFEL's joining transformer; stock ViT, DeiT) | "gradient_rollout" | attention, followed from the answer back to the patches, each weight counted by what it does for the class |
 | the same, on request | "rollout" | the same without gradients: one map for all classes |
 | any other classifier of transformers', Neural Resizer with XCiT | "gradcam" | the last feature map, weighted by the class' mean gradients |
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from transformers.image_processing_utils import BaseImageProcessor
 
 METHODS = {
-    "cam": "class activation maps (Zhou et al. 2016): the exact share of each place in the logit",
+    "cam": "class activation maps (Zhou et al. 2016): the share of each place in the logit",
     "gradient_rollout": "attention rollout with class gradients (Chefer et al. 2021)",
     "rollout": "attention rollout (Abnar & Zuidema 2020): one map for all classes",
     "gradcam": "Grad-CAM (Selvaraju et al. 2017) on the last feature map",
@@ -55,7 +55,8 @@ class Explanation:
 
     Attributes:
         maps: (B, C, h, w) float32, one for each of `classes`. Signed for "cam" (`maps.mean((2, 3))` and the
-            classifier's bias are the logits), non-negative for all others.
+            classifier's bias are the logits, but for maps that Neural Resizer's spatial transformer has moved and that
+            were moved back), non-negative for all others.
         method: a key of `METHODS`.
         probabilities: (B, K) float32, the network's answer.
         labels: the K class names.
@@ -246,7 +247,7 @@ def _explain_grefel(model: Any, pixels: Tensor, classes: tuple[int, ...], method
         embeddings = model.fusion(levels)
     output = model._distributions(embeddings)
     side = model.config.level_sides[2]
-    readout = _first_token(3 * side * side + 1)
+    readout = _first_tokens(3 * side * side + 1)
     relevance = _relevance(recorder.weights, readout, output.logits, classes, method)
     maps = relevance[:, :, 1:].unflatten(2, (3, side, side)).sum(dim=2)
     extra = {}
@@ -302,7 +303,9 @@ def _explain_stock(model: Any, pixels: Tensor, classes: tuple[int, ...], method:
         prefix = 2 if model.config.model_type == "deit" else 1
         if _fits(recorder.weights, count, model.config.num_hidden_layers):
             method = _choose(method, "gradient_rollout", "rollout")
-            relevance = _relevance(recorder.weights, _first_token(count), logits, classes, method)[:, :, prefix:]
+            # DeiTForImageClassificationWithTeacher answers the mean of two classifiers, each on a token of its own.
+            readout = _first_tokens(count, 2 if hasattr(model, "distillation_classifier") else 1)
+            relevance = _relevance(recorder.weights, readout, logits, classes, method)[:, :, prefix:]
             return relevance.unflatten(2, _grid(relevance.shape[2], pixels.shape[-2:])), method, logits, {}
     method = _choose(method, "gradcam")
     output = model(pixel_values=pixels, output_hidden_states=True, return_dict=True)
@@ -361,19 +364,20 @@ def _token_readout(body: nn.Module, features: Tensor) -> Tensor | None:
         return None
     count, prefix = features.shape[1], body.num_prefix_tokens
     if getattr(body, "dist_token", None) is not None:  # the embedding is the mean of class and distillation token
-        return torch.cat([torch.full((2,), 0.5), torch.zeros(count - 2)])
+        return _first_tokens(count, 2)
     pool = getattr(body, "global_pool", None)
     if pool == "token" and prefix:
-        return _first_token(count)
+        return _first_tokens(count)
     if pool == "avg" and not getattr(body, "pool_include_prefix", False):
         return torch.cat([torch.zeros(prefix), torch.full((count - prefix,), 1 / (count - prefix))])
     return None
 
 
-def _first_token(count: int) -> Tensor:
+def _first_tokens(count: int, several: int = 1) -> Tensor:
+    """(count,): the mean of the first ones."""
     import torch
 
-    return torch.cat([torch.ones(1), torch.zeros(count - 1)])
+    return torch.cat([torch.full((several,), 1 / several), torch.zeros(count - several)])
 
 
 # --- feature maps -----------------------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ..checkpoints.checks import printable
+from ..checkpoints.checks import first_sentence, printable
 from ..errors import FerError
+from ..evaluation.whole_files import shown, write_whole
 from .explain import METHODS, Explanation, ResolutionExplanation
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def plot_explanation(
 
     Args:
         explained: from `explain_resolutions`.
-        path: image file to write (`.png`, `.svg`, `.pdf`); None: none.
+        path: image file to write (`.png`, `.svg`, `.pdf`), whole or not at all, over what is there; None: none.
         top: rows of maps: the classes that are most probable at any of the resolutions, the most probable at the
             first one on top.
         title: title; default: the model's name.
@@ -53,8 +54,9 @@ def plot_explanation(
         The matplotlib figure.
 
     Raises:
-        FerError: `top` is below 1, or a file type that matplotlib does not know.
+        FerError: `top` is below 1, a file type that matplotlib does not know, or a file that cannot be written.
     """
+    kind = None if path is None else _file_type(Path(path))
     if top < 1:
         raise FerError(f"top={top} leaves no map to draw; give at least 1")
     explanation, count = explained.explanation, len(explained.factors)
@@ -99,13 +101,24 @@ def plot_explanation(
     name = title or f"{_model_name(explained.model_name)}: where the evidence lies"
     figure.suptitle(_text(name, round(9.5 * width)), fontsize=12, x=0.012, ha="left", color=_INK)
     if path is not None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            figure.savefig(path, dpi=_DPI, facecolor="white")
-        except ValueError as error:  # matplotlib lists the suffixes it knows
-            raise FerError(f"The explanation cannot be written to {path}: {error}.") from error
+            write_whole(
+                Path(path), lambda file: figure.savefig(file, format=kind, dpi=_DPI, facecolor="white"), overwrite=True
+            )
+        except RuntimeError as error:  # a type that needs other programs
+            raise FerError(f"{shown(path)} cannot be written ({first_sentence(error)}).") from error
     return figure
+
+
+def _file_type(path: Path) -> str:
+    """By the suffix; to a name without one matplotlib would add its own, and overwrite what nobody has named."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    kind = path.suffix[1:].lower()
+    if kind not in known:
+        raise FerError(f"{shown(path)} cannot be written, its name must end in one of .{', .'.join(sorted(known))}.")
+    return kind
 
 
 def choose_classes(probabilities: np.ndarray, classes: tuple[int, ...], top: int) -> list[int]:

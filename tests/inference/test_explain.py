@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import (
     DeiTConfig,
     DeiTForImageClassification,
+    DeiTForImageClassificationWithTeacher,
     ResNetConfig,
     ResNetForImageClassification,
     SwinConfig,
@@ -102,6 +103,8 @@ def stock(kind: str) -> nn.Module:
         model = ViTForImageClassification(ViTConfig(**small, **patches, **LABELS))
     elif kind == "deit":
         model = DeiTForImageClassification(DeiTConfig(**small, **patches, **LABELS))
+    elif kind == "deit_teacher":
+        model = DeiTForImageClassificationWithTeacher(DeiTConfig(**small, **patches, **LABELS))
     elif kind == "swin":
         model = SwinForImageClassification(
             SwinConfig(
@@ -419,8 +422,9 @@ def test_maps_of_class_tokens_are_the_rollout_of_what_the_blocks_attend_to(
             assert found.maps[b, 0].flatten().tolist() == pytest.approx(patches, rel=1e-3, abs=1e-7)
 
 
-def test_stock_transformers_give_one_rollout_however_their_attention_is_computed() -> None:
-    model = stock("vit")
+@pytest.mark.parametrize(("kind", "heads"), [("vit", 1), ("deit_teacher", 2)])
+def test_stock_transformers_give_one_rollout_however_their_attention_is_computed(kind: str, heads: int) -> None:
+    model = stock(kind)
     pixels = pixels_of(model)
     fused = expression_maps(model, pixels)
     model.set_attn_implementation("eager")
@@ -429,9 +433,9 @@ def test_stock_transformers_give_one_rollout_however_their_attention_is_computed
     with torch.no_grad():
         attentions = [a.double() for a in model(pixels, output_attentions=True).attentions]
     plain = expression_maps(model, pixels, method="rollout").maps
-    readout = [1.0] + [0.0] * 16
+    readout = [1 / heads] * heads + [0.0] * 16
     for b in range(2):
-        expected = roll_by_loops([a[b].tolist() for a in attentions], readout)[1:]
+        expected = roll_by_loops([a[b].tolist() for a in attentions], readout)[heads:]
         assert plain[b, 0].flatten().tolist() == pytest.approx(expected, rel=1e-4)
 
 
@@ -748,8 +752,12 @@ def test_many_classes_leave_a_picture_of_the_probable_ones(explained: Resolution
 def test_a_plot_that_cannot_be_made_is_refused(explained: ResolutionExplanation, tmp_path: Path) -> None:
     with pytest.raises(FerError, match="top=0"):
         plot_explanation(explained, top=0)
-    with pytest.raises(FerError, match="cannot be written"):
-        plot_explanation(explained, tmp_path / "face.exe")
+    (tmp_path / "face.png").write_text("somebody else's")
+    for name in ("face.exe", "face", "face.", "face.png/face.png"):
+        with pytest.raises(FerError, match="cannot be written"):
+            plot_explanation(only_first(explained), tmp_path / name, top=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["face.png"]  # matplotlib would add the suffix by itself
+    assert (tmp_path / "face.png").read_text() == "somebody else's"
 
 
 def test_rows_are_the_classes_that_any_resolution_finds_probable() -> None:
