@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     files = [path for path in options.paths if path not in cameras]
     in_folders = IMAGE_SUFFIXES | VIDEO_SUFFIXES - {".ts"}  # which is TypeScript's ending, too
     found, unusable = iter_image_paths(files, in_folders)
-    found += cameras
+    found += dict.fromkeys(cameras)
     videos = {path for path in found if path in cameras or Path(path).suffix.lower() in VIDEO_SUFFIXES}
     drawings = _plan_drawings(found, videos, options) if options.annotate else {}
     failures: list[str] = []
@@ -210,6 +210,8 @@ def _of_video(
         warnings.append(report.warning)
     elif report.warning:
         print(f"hf-fer: {report.warning}", file=sys.stderr)
+    if report.sound_dropped:
+        print(f"hf-fer: {report.source} is drawn without its sound", file=sys.stderr)
     if report.sampled and not report.faces:
         print(f"hf-fer: no face found in the {report.sampled} frames of {report.source}", file=sys.stderr)
 

@@ -6,6 +6,7 @@ Everything is a stream: a frame, the tracks that are alive and the encoder's que
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import os
 import signal
@@ -218,7 +219,7 @@ def _analyze(
             bar.update()
             if sampled:
                 # A copy each: what the consumer does to its dicts must not be drawn into later frames.
-                yield FrameFaces(picture.index, picture.seconds, [dict(face) for face in faces])
+                yield FrameFaces(picture.index, picture.seconds, copy.deepcopy(faces))
 
 
 def _follow(
