@@ -158,7 +158,10 @@ class FacialExpressionPipeline(Pipeline):
         return answers  # type: ignore[return-value]
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """The model and its image processor. No code is saved beside them: this pipeline comes with hf_fer."""
+        """The model and its image processor. No code is saved beside them: this pipeline comes with hf_fer.
+
+        Nor is the calibration, which holds for the files it was made of: `hf-fer calibrate` makes one of the copy.
+        """
         self.model.save_pretrained(save_directory, **kwargs)
         self.image_processor.save_pretrained(save_directory, **kwargs)
 
