@@ -134,13 +134,15 @@ def file_pictures(path: str | os.PathLike[str], report: VideoReport, max_pixels:
                 f"it is damaged, or its frames are over the limit of {max_pixels:,} pixels"
             )
         report.ended = "damaged" if damage.fatal or damage.first else "end"
-        report.warning = _warning(name, report, damage, end)
+        # Where the whole file's length is all that is stated, its sound may be what lasts that long.
+        report.warning = _warning(name, report, damage, max(end, damage.sound_end))
 
 
 @dataclass
 class _Damage:
-    """What went wrong in the decoder."""
+    """What went wrong in the decoder, and how far the sound goes that nobody decodes."""
 
+    sound_end: float = 0.0  # s
     count: int = 0  # packets and frames
     since: int = 0  # of them, since the last good frame
     first: str | None = None
@@ -257,7 +259,7 @@ def _video_stream(container: av.container.InputContainer, name: str) -> av.Video
 
 def _frames(container: av.container.InputContainer, stream: av.VideoStream, damage: _Damage) -> Iterator[av.VideoFrame]:
     """Whole frames; what is not is noted in `damage`."""
-    packets = container.demux(stream)
+    packets = container.demux(stream, *container.streams.audio)
     while damage.since < _MAX_DAMAGED:
         try:
             packet = next(packets, None)
@@ -266,6 +268,12 @@ def _frames(container: av.container.InputContainer, stream: av.VideoStream, dama
             return
         if packet is None:
             return
+        if packet.stream is not stream:
+            if packet.pts is not None and packet.time_base:
+                damage.sound_end = max(
+                    damage.sound_end, float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                )
+            continue
         try:
             frames = packet.decode()
         except MemoryError:

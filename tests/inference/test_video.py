@@ -74,7 +74,7 @@ def write_video(
         if sound:
             raw = sound == "pcm_s16le"
             tone = container.add_stream("pcm_s16le" if raw else "aac", rate=16000, layout="mono")
-            for k in range(30):
+            for k in range(30 if sound is True or raw else sound):
                 silence = np.zeros((1, 1024), np.int16 if raw else np.float32)
                 frame = av.AudioFrame.from_ndarray(silence, "s16" if raw else "fltp", "mono")
                 frame.sample_rate, frame.pts = 16000, 1024 * k
@@ -360,6 +360,14 @@ def test_of_a_broken_tail_what_can_be_read_counts(tmp_path, noisy, suffix):
     assert not report.sound_dropped, "there was none"
     assert report.warning.count("\n") == 0 and "cut short" in report.warning and "cut" + suffix in report.warning
     assert probe_video(out).seconds == pytest.approx(report.frames / 25, abs=0.1), "and it is written"
+
+
+def test_sound_that_lasts_longer_than_the_pictures_is_no_damage(tmp_path: Path) -> None:
+    """Matroska states one length, that of the longest track."""
+    path = write_video(tmp_path / "talk.mkv", sound=80)  # 5 s, beside 2 s of pictures
+    report = VideoReport("talk.mkv")
+    assert len(list(read_frames(path, None, report=report))) == 50
+    assert report.stated_seconds > 4.5 and report.ended == "end" and report.warning is None
 
 
 @pytest.mark.parametrize("filling", [0, None])
