@@ -27,12 +27,20 @@ def script() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def made(script: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawn(script: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """The file that the command writes, and the figure that it saved."""
     path = tmp_path_factory.mktemp("picture") / "new" / "overview.png"
+    figures, save = [], script.save
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["make_picture.py", "--output", str(path)])
+        patch.setattr(script, "save", lambda figure, target: (figures.append(figure), save(figure, target)))
         assert script.main() == 0
-    return path
+    return path, figures[0]
+
+
+@pytest.fixture(scope="module")
+def made(drawn: tuple[Path, Any]) -> Path:
+    return drawn[0]
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +49,8 @@ def record() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def figure(script: ModuleType, record: dict[str, Any]) -> Any:
-    return script.draw(script.KnownFace(), record)
+def figure(drawn: tuple[Path, Any]) -> Any:
+    return drawn[1]
 
 
 def test_the_committed_picture_is_what_the_command_makes(made: Path) -> None:
