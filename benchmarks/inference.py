@@ -71,8 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory() as scratch:
             exports = export(options.model, Path(scratch)) if has_onnx() else {}
+            accuracy = measure_accuracy(options, exports) if options.data else []  # first: data may be missing
             results, model = _measure(options, exports)
-            accuracy = measure_accuracy(options, exports) if options.data else []
     except FerError as error:
         print(f"benchmarks/inference.py: {error}", file=sys.stderr)
         return 2

@@ -150,7 +150,8 @@ def export_onnx(
     exported = _export_graph(network, preprocessing, opset, source)
     seen = 0
     if int8:
-        reader = _Calibration(_pixels(calibration_images or _drawn_faces(seed=0), processor))
+        images = _drawn_faces(seed=0) if calibration_images is None else calibration_images
+        reader = _Calibration(_pixels(images, processor))
         exported = _quantize(exported, reader, source)
         seen = reader.seen
     folder = Path(source) if local else _hub_folder(source, network)
