@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     found, unusable = iter_image_paths(files, in_folders)
     found += dict.fromkeys(cameras)
     videos = {path for path in found if path in cameras or Path(path).suffix.lower() in VIDEO_SUFFIXES}
-    drawings = _plan_drawings(found, videos, options) if options.annotate else {}
+    drawings = _plan_drawings(found, videos, options) if options.annotate is not None else {}
     failures: list[str] = []
     empty: list[str] = []
     with _open_output(options.output) as out:
@@ -242,6 +242,8 @@ def _plan_drawings(found: list[str], videos: set[str], options: argparse.Namespa
         FerError: the folder is a file, or holds such a file already and --force was not given.
     """
     folder = Path(options.annotate)
+    if not options.annotate:
+        raise FerError("--annotate names no folder")
     if folder.exists() and not folder.is_dir():
         raise FerError(f"{folder}: a file; name a folder for --annotate")
     drawings: dict[str, Path] = {}
@@ -276,10 +278,16 @@ def _save(image: Image.Image, target: Path, overwrite: bool) -> None:
 
 
 def _output_format(options: argparse.Namespace) -> str:
-    """ "json", "csv" or "table": by flag, else by the output file's ending."""
+    """ "json", "csv" or "table": by flag, else by the output file's ending.
+
+    Raises:
+        FerError: an ending that says neither.
+    """
     if options.json or options.csv:
         return "json" if options.json else "csv"
     suffix = Path(options.output or "").suffix.lower()
+    if suffix not in ("", ".txt", ".json", ".csv"):
+        raise FerError(f"{options.output}: its ending says no format; use .json, .csv or .txt, or add --json or --csv")
     return {".json": "json", ".csv": "csv"}.get(suffix, "table")
 
 

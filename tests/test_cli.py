@@ -244,6 +244,8 @@ def test_mistakes(checkpoint: str, photos: Path, tmp_path: Path, capsys: pytest.
     assert "--fps" in sentence(capsys, *predict, "--fps", "0")
     assert "names no camera" in sentence(capsys, "predict", "webcam:x")
     assert "a file; name a folder" in sentence(capsys, *predict, "--annotate", photo)
+    assert "--annotate names no folder" in sentence(capsys, *predict, "--annotate", "")
+    assert "says no format" in sentence(capsys, *predict, "--output", str(tmp_path / "faces.jsonl"))
     assert "over itself" in sentence(capsys, *predict, "--annotate", str(photos))
     assert "--batch-size" in sentence(capsys, *predict, "--batch-size", "many")
     assert "not allowed with" in sentence(capsys, *predict, "--json", "--csv")

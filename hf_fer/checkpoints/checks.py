@@ -109,13 +109,16 @@ def check_labels(id2label: Any, where: str) -> None:
     """Refuse class names that could not be answered with, or not be printed.
 
     Raises:
-        FerError: ids that are not 0, 1, 2, ... without a gap, a name that is no text, is over 500 characters or holds
-            control characters.
+        FerError: ids that are not 0, 1, 2, ... without a gap, a name that is no text, is over 500 characters, holds
+            control characters, or stands twice.
     """
     if not isinstance(id2label, Mapping) or sorted(map(str, id2label)) != sorted(map(str, range(len(id2label)))):
         raise config_error(where, "the ids of id2label must be 0, 1, 2, ... without a gap")
+    seen: dict[str, Any] = {}
     for k, label in id2label.items():
         text = str(label)
+        if seen.setdefault(text, k) != k:  # probabilities by name would lose one of the two
+            raise config_error(where, f"labels {seen[text]} and {k} are both {_brief(text)}; rename one")
         if not isinstance(label, str | int | float) or isinstance(label, bool):
             raise config_error(where, f"label {k} is a {type(label).__name__}, not a text")
         if len(text) > MAX_LABEL_CHARACTERS:

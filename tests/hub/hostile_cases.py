@@ -382,6 +382,7 @@ CASES: dict[str, tuple[str, Spoil, str | None]] = {
     "quantised": ("vit", config(quantization_config={"quant_method": "awq"}), "its weights are quantised"),
     # labels
     "escapes": ("mek", named("\x1b[2J", *NAMES[1:]), r"label 0 holds control characters \('\\x1b\[2J'\)"),
+    "one name twice": ("mek", named("fear", "fear", *NAMES[2:]), "labels 0 and 1 are both 'fear'; rename one"),
     "turned text": ("mek", named("\u202eevil", *NAMES[1:]), r"label 0 holds control characters \('\\u202eevil'\)"),
     "long labels": ("mek", named("a" * 10**6, *NAMES[1:]), "label 0 has 1000000 characters, and the limit is 500"),
     "labels that are mappings": ("mek", named({"a": []}, *NAMES[1:]), "label 0 is a dict, not a text"),
