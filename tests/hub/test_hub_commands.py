@@ -86,6 +86,13 @@ def test_push_metric_and_push_space(hub: HubServer, tmp_path: Path, capsys: pyte
     assert {*hub.repos["space", "me/demo"].files} == {"app.py", "README.md", "release.json"}
 
 
+def test_our_own_space_can_be_pushed(hub: HubServer) -> None:
+    assert cli.main(["push-space", str(ROOT / "space"), "me/demo"]) == 0
+    repo = hub.repos["space", "me/demo"]
+    assert {"app.py", "README.md", "requirements.txt"} <= {*repo.files}
+    assert b"sdk: gradio" in repo.files["README.md"] and repo.files["requirements.txt"] == b"hf-fer[demo]\n"
+
+
 def test_flags_reach_the_push(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
     hub.commit("space", "me/m", {"README.md": b"edited", "own.txt": b""})
     command = ["push-metric", "fer_metrics", "me/m"]
