@@ -155,6 +155,8 @@ def _export(options: argparse.Namespace) -> int:
     refuse_overwrite(options.output, options.force)
     if options.data is not None and not options.int8:
         raise FerError("--data gives the faces that int8's ranges are read from; add --int8, or leave it out")
+    if options.data is not None and options.split == "test":
+        raise FerError("ranges read from the split test would flatter the file where it is tested; use another split")
     of_data = ("root", "label_rule", "classes", "option")
     alone = [name for name in of_data if getattr(options, name)] + ["split"] * (options.split != _RANGES_SPLIT)
     if options.data is None and alone:

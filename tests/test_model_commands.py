@@ -53,6 +53,8 @@ def test_export(face: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "100.0% the same expression" in out and f"written: {target} (float32" in out
     assert "exists already" in said(capsys, *command, code=2)
     assert "add --int8" in said(capsys, *command, "--force", "--data", "synthetic", code=2)
+    tested = ("--int8", "--data", "synthetic", "--split", "test")
+    assert "would flatter" in said(capsys, *command, "--force", *tested, code=2)
     for flag, value in (("--root", "raw"), ("--split", "test"), ("--label-rule", "argmax"), ("--option", "a=1")):
         assert f"{flag} belongs to --data" in said(capsys, *command, "--force", "--int8", flag, value, code=2)
     assert "--output is missing" in said(capsys, "export", "default", code=2)
