@@ -17,13 +17,14 @@ frown when they concentrate; expressions differ between people, situations and c
   of the AI Act), not in policing, hiring, insurance or medicine.
 - Only use pictures of people who agreed to it.
 - Expect uneven error rates across age, gender and skin tone: the training images are an uncontrolled web sample.
-- Rare expressions (disgust, fear, contempt) are often missed; the tab Leaderboard has the figures.
+- Rare expressions (disgust, fear, contempt) are often missed: compare accuracy with mean class accuracy in the tab
+  Leaderboard.
 - A high percentage is the network's own opinion. Where a *reliability* is shown, it was calibrated on other pictures
   than yours.
 
 ## Your pictures
 
-- They are answered on the machine that runs this page and sent nowhere else. No history, no flagging, no analytics.
+- They are answered on the machine that runs this page{elsewhere}. No history, no flagging, no analytics.
 - Uploads and answers are deleted from its disk about {minutes} minutes after they came. Frames of the live webcam never
   touch the disk.
 - Programs can ask too: the link *Use via API* at the bottom lists the endpoints.
@@ -37,14 +38,15 @@ Pictures and videos up to {file_mb} MB, pictures up to {megapixels} megapixels, 
 
 {models}
 
-The models and this page come from hf-fer (Apache-2.0). Faces are found by YuNet (Wu, Peng and Yu 2023; MIT). The
-example portrait is NASA's official photograph of the astronaut Eileen Collins (public domain), as it comes with
-scikit-image; the drawn faces are hf-fer's own.
+This page and the default model come from hf-fer (Apache-2.0). {detector}The example portrait is NASA's
+official photograph of the astronaut Eileen Collins (public domain), as it comes with scikit-image; the drawn faces are
+hf-fer's own.
 """
 
 
-def about_tab(pool: ModelPool, limits: Limits) -> None:
+def about_tab(pool: ModelPool, limits: Limits, share: bool) -> None:
     """Builds the tab's content."""
+    yunet = "Faces are found by YuNet (Wu, Peng and Yu 2023; MIT). " if pool.detector.name == "yunet" else ""
     names = ["`" + name.replace("`", "'") + "`" for name, _ in pool.choices]
     gr.Markdown(
         _TEXT.format(
@@ -53,6 +55,8 @@ def about_tab(pool: ModelPool, limits: Limits) -> None:
             megapixels=round(limits.pixels / 1e6),
             video=f"{limits.video_seconds:g}",
             queue=limits.queue,
+            elsewhere=", and pass over Gradio's servers on their way" if share else " and sent nowhere else",
+            detector=yunet,
             models="This page answers with: " + ", ".join(names) + ".",
         ),
         elem_classes="hf-about",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ def build_demo(
     detector: str | FaceDetector = "auto",
     records: str | os.PathLike[str] | None = None,
     limits: Limits | None = None,
+    *,
+    share: bool = False,
 ) -> gr.Blocks:
     """The demo as `gradio.Blocks`, its queue set up; `launch_demo` launches it as it is meant to be.
 
@@ -38,6 +41,7 @@ def build_demo(
             the whole picture as one face, which the page then says.
         records: folder of result records for the leaderboard; None: the leaderboard inside the package.
         limits: bounds on what a visitor may ask.
+        share: it will be launched with a public link, and says so.
 
     Raises:
         FerError: gradio is not installed, a detector or records that cannot be used, or a model named twice.
@@ -55,7 +59,7 @@ def build_demo(
     pool = models if isinstance(models, ModelPool) else ModelPool(models or _models(), detector, limits.models)
     leaderboard = load_leaderboard(records)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, limits.kept_seconds)) as demo:
-        gr.HTML(_HEADER)
+        gr.HTML(_HEADER % ("pass over Gradio's servers to" if share else "stay on"))
         if pool.notice:
             gr.HTML(_notice(pool.notice))
         model = gr.Dropdown(
@@ -77,10 +81,9 @@ def build_demo(
             with gr.Tab("Leaderboard"):
                 leaderboard_tab(leaderboard)
             with gr.Tab("About"):
-                about_tab(pool, limits)
-        # A picture given in the first tab is there in the others, until they are given another; all in the browser.
+                about_tab(pool, limits, share)
         for tab, own in ((resolution, of_resolution), (why, of_why)):
-            tab.select(None, [photo, own], own, js="(given, own) => own ?? given", api_visibility="private")
+            tab.select(None, [photo, own], own, js=_CARRIED.replace("%s", own.elem_id), api_visibility="private")
         gr.api(_models_of(pool), api_name="models", api_description="The names of the models.", queue=False)
     # Not open: no call passes the queue by.
     demo.queue(max_size=limits.queue, default_concurrency_limit=limits.at_once, api_open=False)
@@ -123,7 +126,9 @@ def launch_demo(
     from .theme import CSS, theme
 
     limits = limits or Limits()
-    demo = build_demo(models, detector, records, limits)
+    if port is not None and not 0 < port < 2**16:
+        raise FerError(f"There is no port {port}; name one from 1 to 65535.")
+    demo = build_demo(models, detector, records, limits, share=share)
     options: dict[str, Any] = {
         "server_name": host,
         "server_port": port,
@@ -133,7 +138,7 @@ def launch_demo(
         "quiet": quiet,
         "theme": theme(),
         "css": CSS,
-        "footer_links": ["api", "settings"],
+        "footer_links": ["api"],
         "run_history": False,
         "enable_monitoring": False,
         "show_error": False,  # what is unexpected may hold names of files here
@@ -145,9 +150,12 @@ def launch_demo(
         "ssr_mode": False,
     }
     try:
+        if host is not None:
+            socket.getaddrinfo(host, port)  # Gradio would try a hundred ports of a name that does not exist
         demo.launch(**options)
     except OSError as error:
-        raise FerError(f"The demo cannot be started ({error}); choose another port or address.") from error
+        where = f"{f'port {port}' if port else 'any port'} of {host or 'this machine'}"
+        raise FerError(f"The demo cannot listen at {where}; choose another port or address.") from error
     if block:
         _block(demo)
     return demo
@@ -161,8 +169,17 @@ def _block(demo: gr.Blocks) -> None:
 
 
 _HEADER = """<header class="hf-header"><h1>Facial expression recognition</h1>
-<p>What expression does a face appear to show, and how sure can a network be when the face is small? Pictures stay on
+<p>What expression does a face appear to show, and how sure can a network be when the face is small? Pictures %s
 the machine that runs this page and are deleted after minutes.</p></header>"""
+
+
+# A picture given in the first tab is there in the others as well, until another is given here or there. In the browser.
+_CARRIED = """(given, own) => {
+  const carried = (window.hfCarried ??= {});
+  if (!given || (own && carried["%s"] === given.path)) return own;
+  carried["%s"] = given.path;
+  return given;
+}"""
 
 
 def _notice(words: str) -> str:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+PLACEHOLDER = "Drop a picture here, or click to choose one"
+
+
 class _UploadsOnly:
     """What both inputs have in common: files that were uploaded here, and nothing that would have to be fetched."""
 

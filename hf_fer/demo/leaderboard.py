@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from ..evaluation.leaderboard import latency_on, row_name
+from ..evaluation.leaderboard_pages import FIGURE_NAMES
 from ..evaluation.markdown import NONE
 from . import charts
 from .guard import for_api
@@ -79,10 +80,13 @@ def leaderboard_tab(leaderboard: Mapping[str, Any]) -> None:
             value=first["slug"],
             label="Board",
             scale=4,
+            min_width=320,
             elem_id="hf-board",
         )
         # The table's headings sort too, but only by mouse.
-        column = gr.Dropdown(_sortable(frame), value="Rank", label="Sort, best first, by", elem_id="hf-board-sort")
+        column = gr.Dropdown(
+            _sortable(frame), value="Rank", label="Sort, best first, by", min_width=200, elem_id="hf-board-sort"
+        )
     table = gr.Dataframe(
         _styled(frame),
         datatype="auto",
@@ -181,5 +185,6 @@ def _curves(board: Mapping[str, Any]) -> gr.Plot:
 
 
 def _caption(board: Mapping[str, Any]) -> str:
+    """What the rank and the latency are."""
     machine = f" Latency: median time for one image on {board['machines'][0]['words']}." if board["machines"] else ""
-    return f"{board['heading'][:1].upper()}{board['heading'][1:]}.{machine}"
+    return f"Ranked by {FIGURE_NAMES[board['ranked_by']]}.{machine}"

@@ -26,7 +26,8 @@ def text(value: object, limit: int = 200) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.0f}\u00a0%"
+    """Whole percent; what is not certain is not called so."""
+    return ">99\u00a0%" if 0.995 <= share < 1 else f"{100 * share:.0f}\u00a0%"
 
 
 def data_uri(image: Image.Image) -> str:

@@ -11,7 +11,7 @@ from ..evaluation.markdown import TIMES
 from . import markup
 from .examples import photo_examples
 from .guard import for_api, sentence
-from .inputs import PhotoInput, read_photo
+from .inputs import PLACEHOLDER, PhotoInput, read_photo
 from .limits import Limits
 from .models import ModelPool
 
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 EMPTY = "Add a picture, or choose an example. Every face in it is listed here with its probabilities."
-LIVE_EMPTY = "Start the camera to see the expression of the largest face, live. Frames are answered and forgotten."
+LIVE_SECONDS = 30
+LIVE_EMPTY = (
+    "Give access to the camera, then press Record: the expression of the largest face is shown live, for "
+    f"{LIVE_SECONDS} seconds at a time. Nothing is recorded; frames are answered and forgotten."
+)
 
 
 def photo_tab(pool: ModelPool, limits: Limits, model: gr.Dropdown) -> PhotoInput:
@@ -64,8 +68,7 @@ def photo_tab(pool: ModelPool, limits: Limits, model: gr.Dropdown) -> PhotoInput
                     label="Your picture",
                     sources=["upload", "webcam", "clipboard"],
                     webcam_options=gr.WebcamOptions(mirror=False),
-                    placeholder="Drop a picture here, or click to choose one\n"
-                    f"JPEG, PNG, WebP and others, up to {limits.file_mb} MB",
+                    placeholder=f"{PLACEHOLDER}\nJPEG, PNG, WebP and others, up to {limits.file_mb} MB",
                     alt_text="The picture you gave",
                     height=360,
                     buttons=["fullscreen"],
@@ -115,7 +118,7 @@ def photo_tab(pool: ModelPool, limits: Limits, model: gr.Dropdown) -> PhotoInput
         api_visibility="private",
         show_progress="hidden",
         stream_every=0.3,
-        time_limit=30,
+        time_limit=LIVE_SECONDS,
         concurrency_limit=limits.at_once,
     )
     camera.clear(lambda: markup.hint(LIVE_EMPTY), None, seen, api_visibility="private", queue=False)

@@ -13,7 +13,7 @@ from ..evaluation.markdown import TIMES
 from . import charts, markup
 from .examples import photo_examples
 from .guard import for_api, sentence
-from .inputs import PhotoInput, read_photo
+from .inputs import PLACEHOLDER, PhotoInput, read_photo
 from .limits import Limits
 from .models import ModelPool
 from .photo import needed, no_face
@@ -24,10 +24,9 @@ if TYPE_CHECKING:
 FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 LARGEST = 16.0
 LINES = 4  # expressions drawn
-EMPTY = "Add a picture, then move the slider: the largest face in it loses its pixels, and the curve shows who notices."
+EMPTY = "Add a picture, then move the slider: its largest face loses pixels; the curve shows how the answer changes."
 BY_EXPRESSION, BY_METHOD = "expressions of the chosen model", "methods"
 
-AXES = charts.Axes("Probability against resolution", charts.OVER_FACTORS, factors=LARGEST)
 _SIDE = 256  # px of a face that is kept between two moves of the slider: more than any of the networks looks at
 
 
@@ -78,6 +77,7 @@ def resolution_tab(pool: ModelPool, limits: Limits, model: gr.Dropdown) -> Photo
             photo = PhotoInput(
                 label="Your picture",
                 sources=["upload", "clipboard"],
+                placeholder=PLACEHOLDER,
                 alt_text="The picture you gave",
                 height=260,
                 buttons=[],
@@ -199,17 +199,17 @@ def _shown(pool: ModelPool, face: FaceCrops, name: str, factor: float, lines: st
     if lines == BY_METHOD:
         plot = _by_method(pool, face, name, answers, factors, reference, float(factor))
     else:
-        plot = _by_expression(answers, factors, float(factor))
+        plot = _by_expression(answers, factors, reference, float(factor))
     return figure, heading, plot
 
 
-def _by_expression(answers: Sequence[dict[str, Any]], factors: Sequence[float], mark: float) -> gr.Plot:
+def _by_expression(answers: Sequence[dict[str, Any]], factors: Sequence[float], reference: int, mark: float) -> gr.Plot:
     """The expressions that come first at some resolution, or nearly so."""
     peak = {label: max(a["probabilities"][label] for a in answers) for label in answers[0]["probabilities"]}
     chosen = sorted(peak, key=lambda label: -peak[label])[:LINES]
     lines = [(label, factors, [a["probabilities"][label] for a in answers]) for label in chosen]
     words = f"Probabilities of {', '.join(chosen)} as the face loses pixels; listed above for {TIMES}{mark:g}"
-    return charts.chart(lines, charts.expression_lines(chosen), AXES, words, mark)
+    return charts.chart(lines, charts.expression_lines(chosen), _axes(reference), words, mark)
 
 
 def _by_method(
@@ -228,7 +228,12 @@ def _by_method(
         own = answers if method == name else _answers(pool, method, crop, factors, reference)
         lines.append((shown[method], factors, [a["score"] for a in own]))
     words = "How sure each method is of its answer as the face loses pixels"
-    return charts.chart(lines, charts.method_lines([line[0] for line in lines]), AXES, words, mark)
+    return charts.chart(lines, charts.method_lines([line[0] for line in lines]), _axes(reference), words, mark)
+
+
+def _axes(reference: int) -> charts.Axes:
+    over = f"{charts.OVER_FACTORS} ({TIMES}1 is {reference} px)"
+    return charts.Axes("Probability against resolution", over, factors=LARGEST)
 
 
 def _pixels(crop: Image.Image, side: int) -> Image.Image:

@@ -91,13 +91,14 @@ body { font-family: var(--font); }
 .hf-live img { width: 100%; border-radius: var(--radius-lg); display: block; margin-bottom: .75rem; }
 
 .hf-scroll { overflow-x: auto; }
-.hf-grid { border-collapse: separate; border-spacing: .4rem 0; margin: 0 -.4rem !important; width: auto !important;
+.hf-grid { border-collapse: separate; border-spacing: 0; margin: 0 !important; width: auto !important;
   border: 0 !important; table-layout: fixed; }
 .hf-grid :is(thead, tbody, tr, td, th) { border: 0 !important; background: none !important; }
 .hf-grid th { font-weight: 600; font-size: .95rem; color: var(--body-text-color); text-align: left;
   padding: .7rem 0 .3rem; }
-.hf-grid thead th { text-align: center; color: var(--body-text-color-subdued); font-size: .88rem; padding: 0; }
-.hf-grid td { padding: 0; text-align: center; vertical-align: top; min-width: 4.4rem; line-height: 1.3; }
+.hf-grid thead th { text-align: center; color: var(--body-text-color-subdued); font-size: .88rem;
+  padding: 0 .4rem 0 0; }
+.hf-grid td { padding: 0 .4rem 0 0; text-align: center; vertical-align: top; min-width: 4.4rem; line-height: 1.3; }
 .hf-grid img { width: 100%; max-width: 9.5rem; border-radius: var(--radius-md); display: block; margin: 0 auto .2rem; }
 .hf-grid td span { font-size: .84rem; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
 .hf-scroll:focus-visible { outline: 2px solid var(--color-accent); outline-offset: 2px; }
@@ -105,6 +106,7 @@ body { font-family: var(--font); }
 #hf-board-table * { font-family: var(--font) !important; font-variant-numeric: tabular-nums; }
 #hf-board-table th { font-weight: 600; }
 .hf-about { max-width: 46rem; line-height: 1.6; }
+footer .divider { display: none; }
 footer a, footer button { color: var(--body-text-color-subdued) !important; }
 @media (max-width: 640px) {
   .hf-header h1 { font-size: 1.45rem; }

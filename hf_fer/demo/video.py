@@ -71,8 +71,12 @@ def video_tab(pool: ModelPool, limits: Limits, model: gr.Dropdown) -> None:
         except FerError as error:
             raise FerError(without_path(str(error), path)) from error
 
-    def analyse(path: str | None, name: str, draw: bool) -> Iterator[tuple[Any, ...]]:
+    def forget() -> tuple[Any, ...]:
         nothing = gr.Dropdown(visible=False), gr.Plot(visible=False), gr.Video(value=None, visible=False)
+        return None, markup.hint(EMPTY), *nothing
+
+    def analyse(path: str | None, name: str, draw: bool) -> Iterator[tuple[Any, ...]]:
+        nothing = forget()[2:]
         if path is None:
             yield None, markup.alert("Add a clip first."), *nothing
             return
@@ -130,11 +134,13 @@ def video_tab(pool: ModelPool, limits: Limits, model: gr.Dropdown) -> None:
             said = gr.HTML(markup.hint(EMPTY), elem_id="hf-video-said")
             face = gr.Dropdown([], label="Face", visible=False, elem_id="hf-video-face")
             plot = charts.empty_chart("Expression over time", elem_id="hf-timeline")
-            drawn = gr.Video(label="With the answers", visible=False, interactive=False, elem_id="hf-video-drawn")
+            drawn = gr.Video(
+                label="With the answers", visible=False, interactive=False, height=360, elem_id="hf-video-drawn"
+            )
     timeline = gr.State(time_to_live=limits.kept_seconds)
 
     shared = {"concurrency_id": "video", "concurrency_limit": 1}
-    start.click(
+    analysis = start.click(
         analyse,
         [video, model, draw],
         [timeline, said, face, plot, drawn],
@@ -143,7 +149,11 @@ def video_tab(pool: ModelPool, limits: Limits, model: gr.Dropdown) -> None:
         show_progress_on=said,
         **shared,
     )
-    face.input(show, [timeline, face], plot, api_visibility="private", queue=False, show_progress="hidden")
+    # Another clip, none or another model: what is on its way is stopped, what is shown would be of the one before.
+    quick: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
+    stopped = gr.on([video.change, model.change], lambda: None, cancels=[analysis], **quick)
+    stopped.then(forget, None, [timeline, said, face, plot, drawn], **quick)
+    face.input(show, [timeline, face], plot, **quick)
     gr.Button(visible=False).click(
         data,
         [video, model],

@@ -10,7 +10,7 @@ from ..evaluation.markdown import TIMES
 from . import markup
 from .examples import photo_examples
 from .guard import for_api, sentence
-from .inputs import PhotoInput, read_photo
+from .inputs import PLACEHOLDER, PhotoInput, read_photo
 from .limits import Limits
 from .models import ModelPool
 from .photo import needed, no_face
@@ -61,6 +61,7 @@ def why_tab(pool: ModelPool, limits: Limits, model: gr.Dropdown) -> PhotoInput:
             photo = PhotoInput(
                 label="Your picture",
                 sources=["upload", "clipboard"],
+                placeholder=PLACEHOLDER,
                 alt_text="The picture you gave",
                 height=260,
                 buttons=[],

@@ -278,7 +278,7 @@ def test_large_uploads_and_large_calls_are_refused(demo: Any) -> None:
 def test_nothing_is_recorded(demo: Any) -> None:
     config = httpx.get(f"{demo.local_url}config").json()
     assert config["analytics_enabled"] is False
-    assert not config.get("run_history") and config["footer_links"] == ["api", "settings"]
+    assert not config.get("run_history") and config["footer_links"] == ["api"]
     assert demo.delete_cache == (60, LIMITS.kept_seconds)
     assert demo.enable_monitoring is False and not demo.share and not demo.mcp_server
     assert httpx.get(f"{demo.local_url}monitoring").status_code in (401, 403, 404)
@@ -380,6 +380,45 @@ def test_lines_are_seen_on_both_pages() -> None:
         assert (1 + 0.05) / (luminance(color) + 0.05) >= 3, (name, "on white")
         assert (luminance(color) + 0.05) / (page + 0.05) >= 2.5, (name, "on dark")
     assert len(set(expression_lines(list(EXPRESSION_COLORS)).values())) == len(EXPRESSION_COLORS)
+
+
+def test_nothing_uncertain_is_called_certain() -> None:
+    from hf_fer.demo.markup import percent
+
+    assert [percent(share) for share in (0, 0.004, 0.994, 0.996, 0.99999, 1)] == [
+        "0\u00a0%", "0\u00a0%", "99\u00a0%", ">99\u00a0%", ">99\u00a0%", "100\u00a0%",
+    ]  # fmt: skip
+
+
+def test_the_page_says_where_pictures_go_and_who_finds_faces(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hf_fer.demo import build_demo
+
+    def page(**options: Any) -> str:
+        demo = build_demo(["default"], AstronautDetector(), **options)
+        return " ".join(" ".join(str(getattr(block, "value", "")) for block in demo.blocks.values()).split())
+
+    alone, shared = page(), page(share=True)
+    assert "stay on the machine" in alone and "sent nowhere else" in alone
+    assert "servers to" in shared and "sent nowhere else" not in shared and "stay on" not in shared
+    assert "found by YuNet" not in alone, "this detector is another"
+    monkeypatch.setattr(AstronautDetector, "name", "yunet")
+    assert "found by YuNet" in page()
+
+
+def test_places_that_cannot_be_listened_at_are_refused_in_a_sentence() -> None:
+    import socket
+
+    from hf_fer.demo import launch_demo
+
+    common: dict[str, Any] = {"models": ["default"], "detector": AstronautDetector(), "block": False, "quiet": True}
+    with pytest.raises(FerError, match="no port 70000"):
+        launch_demo(port=70_000, **common)
+    with pytest.raises(FerError, match=r"any port of nowhere\.invalid"):
+        launch_demo(host="nowhere.invalid", **common)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(FerError, match=f"cannot listen at port {port} of this machine; choose another"):
+            launch_demo(port=port, **common)
 
 
 def test_what_comes_from_outside_is_escaped() -> None:
