@@ -103,7 +103,7 @@ def launch_demo(
     block: bool = True,
     quiet: bool = False,
 ) -> gr.Blocks:
-    """Starts the demo: no flagging, no history, no analytics, bounded uploads, nothing fetched from elsewhere.
+    """Starts the demo: no flagging, no history, no analytics, bounded uploads, and a page that asks nobody else.
 
     Args:
         models, detector, records, limits: see `build_demo`.

@@ -162,7 +162,9 @@ def _drawn(image: Image.Image, faces: Sequence[dict[str, Any]]) -> gr.Image:
 
     words = ", ".join(f"{face['label']} {markup.percent(face['score'])}" for face in faces[:5])
     alt = f"The picture with a box around {_count(len(faces))}: {words}{' and others' if len(faces) > 5 else ''}"
-    return gr.Image(value=draw_faces(image, faces), visible=True, alt_text=alt)
+    # Numbered as the cards below are, where there is more than one.
+    numbered = [{**face, "track": number} for number, face in enumerate(faces, start=1)] if len(faces) > 1 else faces
+    return gr.Image(value=draw_faces(image, numbered), visible=True, alt_text=alt)
 
 
 def _listed(image: Image.Image, faces: Sequence[dict[str, Any]], most: int) -> str:

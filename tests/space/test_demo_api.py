@@ -352,6 +352,19 @@ def test_a_crowd_is_drawn_whole_and_listed_in_part() -> None:
     assert html.count("<article") == 12 and "50 faces found" in html and "38 smaller faces" in html
 
 
+def test_faces_are_numbered_in_the_picture_as_in_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hf_fer.demo.photo import _drawn
+    from hf_fer.inference import annotate
+
+    drawn: list[Any] = []
+    monkeypatch.setattr(annotate, "draw_faces", lambda image, faces: drawn.append(faces) or image)
+    box = {"xmin": 5, "ymin": 5, "xmax": 25, "ymax": 30}
+    face = {"box": box, "label": "fear", "score": 0.5, "probabilities": {"fear": 0.5}}
+    _drawn(Image.new("RGB", (60, 60)), [face, face])
+    _drawn(Image.new("RGB", (60, 60)), [face])
+    assert [[face.get("track") for face in faces] for faces in drawn] == [[1, 2], [None]]
+
+
 def test_without_a_detector_the_page_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     from hf_fer.demo import models
     from hf_fer.inference import detection
