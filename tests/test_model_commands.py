@@ -97,3 +97,4 @@ def test_demo_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[s
     pytest.importorskip("gradio", reason='the demo needs gradio: pip install "hf-fer[demo]"')
     assert "nowhere.onnx" in said(capsys, "demo", "--detector", str(tmp_path / "nowhere.onnx"), code=2)
     assert "--port" in said(capsys, "demo", "--port", "no", code=2)
+    assert "no such folder" in said(capsys, "demo", "--detector", "none", "default", "./nowhere", code=2)

@@ -36,7 +36,8 @@ def build_demo(
 
     Args:
         models: checkpoint folders, Hub ids, or "default" for the one inside the package. None: what
-            `HF_FER_DEMO_MODELS` lists, else "default". They are loaded when somebody first asks for them.
+            `HF_FER_DEMO_MODELS` lists, else "default". They are loaded when somebody first asks for them, and a
+            bounded number stays in memory; `launch_demo` tries each at its start.
         detector: what `hf_fer.inference.detection.load_detector` takes; "auto": YuNet, or where it is not to be had
             the whole picture as one face, which the page then says.
         records: folder of result records for the leaderboard; None: the leaderboard inside the package.
@@ -118,16 +119,21 @@ def launch_demo(
         The running demo; `local_url` says where.
 
     Raises:
-        FerError: see `build_demo`; or the port is taken.
+        FerError: see `build_demo`; a model that cannot be loaded, or the port is taken.
     """
+    _import_gradio()
     from starlette.middleware import Middleware
 
     from .guard import BodyLimit
+    from .models import ModelPool
     from .theme import CSS, theme
 
     limits = limits or Limits()
     if port is not None and not 0 < port < 2**16:
         raise FerError(f"There is no port {port}; name one from 1 to 65535.")
+    if not isinstance(models, ModelPool):
+        models = ModelPool(models or _models(), detector, limits.models)
+        models.check()
     demo = build_demo(models, detector, records, limits, share=share)
     options: dict[str, Any] = {
         "server_name": host,

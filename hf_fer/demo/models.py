@@ -60,6 +60,15 @@ class ModelPool:
         """(what to show, name) of each model."""
         return [(DEFAULT_NAME if name == "default" else name, name) for name in self.names]
 
+    def check(self) -> None:
+        """Loads every model once, the first one last, so that it is there when the first visitor comes.
+
+        Raises:
+            FerError: one that cannot be loaded; better now than before a visitor.
+        """
+        for name in reversed(self.names):
+            self.pipeline(name)
+
     def pipeline(self, name: str) -> FacialExpressionPipeline:
         """The pipeline of a model.
 

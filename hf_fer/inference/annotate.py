@@ -166,7 +166,9 @@ def _texts(face: Mapping[str, Any], any_letter: bool) -> list[str]:
     """What a label may say, the longest first."""
     number = f"#{face['track']} " if face.get("track") is not None else ""
     score = face.get("score")
-    percent = f"{100 * score:.0f}%" if isinstance(score, int | float) and math.isfinite(score) else ""
+    percent = ""
+    if isinstance(score, int | float) and math.isfinite(score):  # what is not certain is not called so
+        percent = ">99%" if 0.995 <= score < 1 else f"{100 * score:.0f}%"
     label = _drawable(str(face["label"]), any_letter) if face.get("label") is not None else ""
     candidates = [f"{number}{label} {percent}", f"{label} {percent}", f"{label[:3]} {percent}", label[:3], number]
     return list(dict.fromkeys(text.strip() for text in candidates if text.strip()))

@@ -883,11 +883,22 @@ def test_a_release_works_without_this_package(release: tuple[Path, MEKForImageCl
 # Configuration ---------------------------------------------------------------------------------------------
 
 NAN, INFINITY = float("nan"), float("inf")
+POINTS = [[0.3, 0.3], [0.7, 0.3], [0.5, 0.5], [0.3, 0.7], [0.7, 0.7]]
 MISTAKES: dict[str, list[Any]] = {
     "backbone": [None, "", 18],
     "backbone_kwargs": ["layers", [1, 1]],
     "stem_pool": [None, 1, "yes"],
     "image_size": [None, 0, 7, 4096, 48.0, "48", True, [48, 48]],
+    "face_template": [
+        "",
+        "ffhq",
+        5,
+        True,
+        [[0.5, 0.5]] * 5,
+        [[0.1, 0.2]],
+        [[0.1, 0.2, 0.3]] * 5,
+        [[0, 1.5], *POINTS[1:]],
+    ],
     "grayscale": [None, 1],
     "dropout": [None, -0.1, 1, 1.5, "0.1", NAN, True],
     "class_counts": [[1, 2], [1, 2, 3, 4], [1, 2, 0], [1, 2, -3], [1, 2, 3.0], [1, 2, True], [], "123", 3],

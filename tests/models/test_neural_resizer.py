@@ -978,6 +978,7 @@ NAN, INFINITY = float("nan"), float("inf")
 THIRD = [1 / 3, 1 / 3, 1 / 3]
 MISTAKES: dict[str, list[Any]] = {
     "image_size": [None, 0, 7, 4096, 48.0, "48", True, [48, 48]],
+    "face_template": ["ffhq", 5, [[0.5, 0.5]] * 5],
     "upsampler": [None, "", "nearest", "SR", True, ["learned"]],
     "upsampled_size": [None, 0, 47, 223, 4096, 384.0, "384", True],
     "upsampler_channels": [None, 0, -1, 16.0, "16", True, 513],
