@@ -471,6 +471,7 @@ def _from_hub() -> Path:
             except errors.LocalEntryNotFoundError as error:  # also where the Hub cannot be reached
                 if not cached:
                     reason = first_sentence(error)
+                    break  # the client has tried for long, and would again for the other file
             except errors.EntryNotFoundError:
                 reason = f"it has no {file}"
             except Exception as error:  # of the Hub or of the network
