@@ -96,7 +96,7 @@ def why_tab(pool: ModelPool, limits: Limits, model: gr.Dropdown) -> PhotoInput:
 def _grid(found: ResolutionExplanation) -> str:
     """Rows: what the model sees, then the most probable classes. Columns: resolutions."""
     from ..inference.explain import METHODS
-    from ..inference.explain_plot import choose_classes, normalized_maps, overlay
+    from ..inference.explain_plot import choose_classes, class_heats, overlay
 
     explanation = found.explanation
     probabilities = explanation.probabilities.numpy()
@@ -112,7 +112,7 @@ def _grid(found: ResolutionExplanation) -> str:
     rows = [_band("What the model sees", seen, len(sides))]
     for k in choose_classes(probabilities, explanation.classes, ROWS):
         label = explanation.labels[k]
-        heats = normalized_maps(explanation.maps[:, explanation.classes.index(k)].numpy())
+        heats = class_heats(explanation, k)
         cells = "".join(
             f"<td>{markup.picture(overlay(image, heat), f'Evidence for {label} at {side} pixels')}"
             f"<span>{markup.percent(row[k])}</span></td>"

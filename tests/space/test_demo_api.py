@@ -342,6 +342,29 @@ def test_visitors_do_not_learn_where_a_model_lies(tmp_path: Path) -> None:
     assert "mine" in str(error.value) and str(tmp_path) not in str(error.value)
 
 
+def test_grefel_shows_its_answer_before_and_after_correction() -> None:
+    """And its maps as `plot_explanation` draws them: rollout has no zero to count from."""
+    import torch
+
+    from hf_fer import GReFELConfig, GReFELForImageClassification
+    from hf_fer.demo import markup
+    from hf_fer.demo.why import _grid
+    from hf_fer.inference.explain import explain_resolutions
+    from hf_fer.inference.explain_plot import class_heats, overlay
+    from hf_fer.training.export import build_processor
+
+    torch.manual_seed(0)
+    model = GReFELForImageClassification(GReFELConfig(num_labels=8, **GReFELConfig.tiny)).eval()
+    face = Image.open(ASTRONAUT)
+    found = explain_resolutions(model, build_processor(model.config.image_size), face, factors=(1, 4))
+    page = _grid(found)
+    for words in ("Primary distribution", "Corrected distribution", "Final distribution"):
+        assert page.count(f"<h2>{words}</h2>") == 1
+    best = int(found.explanation.probabilities[0].argmax())
+    for image, heat in zip(found.images, class_heats(found.explanation, best), strict=True):
+        assert markup.data_uri(overlay(image, heat)) in page
+
+
 def test_a_crowd_is_drawn_whole_and_listed_in_part() -> None:
     from hf_fer.demo.photo import _listed
 
