@@ -101,8 +101,8 @@ def test_stock_trainer_fine_tunes_it(method: str, splits: Any, pretrained: Path,
     shared = config.tiny.get(SHARED_BACKBONE) == config_class("mek").tiny[SHARED_BACKBONE]
     if shared:
         assert not model.load_backbone_weights(str(pretrained)).missing
-    accuracy, losses = fine_tune(model, splits, tmp_path, 70 if shared else 200, 3e-3)
-    assert len(losses.steps) == (70 if shared else 200)
+    accuracy, losses = fine_tune(model, splits, tmp_path, 70 if shared else 280, 3e-3)
+    assert len(losses.steps) == (70 if shared else 280)
     assert losses.mean("loss", slice(-30, None)) < losses.mean("loss", slice(30))
     assert accuracy > 2.5 * CHANCE
     for step in losses.steps:
