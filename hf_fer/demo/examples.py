@@ -6,6 +6,8 @@ from pathlib import Path
 
 import gradio as gr
 
+from .inputs import PLACEHOLDER, PhotoInput
+
 PHOTOS = {
     "astronaut.jpg": "Portrait",
     "astronaut_small.png": "Small and blurred",
@@ -28,6 +30,21 @@ def photo_examples(photo: gr.Image) -> None:
         example_labels=list(PHOTOS.values()),
         api_visibility="private",
     )
+
+
+def photo_with_examples(elem_id: str) -> PhotoInput:
+    """The input of a tab that looks at one face, with the pictures below it."""
+    photo = PhotoInput(
+        label="Your picture",
+        sources=["upload", "clipboard"],
+        placeholder=PLACEHOLDER,
+        alt_text="The picture you gave",
+        height=260,
+        buttons=[],
+        elem_id=elem_id,
+    )
+    photo_examples(photo)
+    return photo
 
 
 def clip_example(video: gr.Video) -> None:

@@ -11,9 +11,9 @@ import gradio as gr
 from ..errors import FerError
 from ..evaluation.markdown import TIMES
 from . import charts, markup
-from .examples import photo_examples
+from .examples import photo_with_examples
 from .guard import for_api, sentence
-from .inputs import PLACEHOLDER, PhotoInput, read_photo
+from .inputs import PhotoInput, read_photo
 from .limits import Limits
 from .models import ModelPool
 from .photo import needed, no_face
@@ -74,16 +74,7 @@ def resolution_tab(pool: ModelPool, limits: Limits, model: gr.Dropdown) -> Photo
     )
     with gr.Row():
         with gr.Column(scale=5):
-            photo = PhotoInput(
-                label="Your picture",
-                sources=["upload", "clipboard"],
-                placeholder=PLACEHOLDER,
-                alt_text="The picture you gave",
-                height=260,
-                buttons=[],
-                elem_id="hf-resolution-photo",
-            )
-            photo_examples(photo)
+            photo = photo_with_examples("hf-resolution-photo")
             factor = gr.Slider(
                 1,
                 LARGEST,

@@ -8,9 +8,9 @@ import gradio as gr
 
 from ..evaluation.markdown import TIMES
 from . import markup
-from .examples import photo_examples
+from .examples import photo_with_examples
 from .guard import for_api, sentence
-from .inputs import PLACEHOLDER, PhotoInput, read_photo
+from .inputs import PhotoInput, read_photo
 from .limits import Limits
 from .models import ModelPool
 from .photo import needed, no_face
@@ -58,16 +58,7 @@ def why_tab(pool: ModelPool, limits: Limits, model: gr.Dropdown) -> PhotoInput:
     )
     with gr.Row():
         with gr.Column(scale=4):
-            photo = PhotoInput(
-                label="Your picture",
-                sources=["upload", "clipboard"],
-                placeholder=PLACEHOLDER,
-                alt_text="The picture you gave",
-                height=260,
-                buttons=[],
-                elem_id="hf-why-photo",
-            )
-            photo_examples(photo)
+            photo = photo_with_examples("hf-why-photo")
         with gr.Column(scale=8):
             maps = gr.HTML(markup.hint(EMPTY), elem_id="hf-maps")
 

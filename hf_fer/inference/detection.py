@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ..checkpoints.checks import first_sentence
 from ..errors import FerError
+from .messages import brief
 
 if TYPE_CHECKING:
     import numpy as np
@@ -235,7 +236,7 @@ class YuNetDetector:
                 self._network.setInputSize((pixels.shape[1], pixels.shape[0]))
                 found = self._network.detect(np.ascontiguousarray(pixels))[1]
         except cv2.error as error:
-            raise FerError(f"the face detector failed on a picture ({_brief(error)})") from error
+            raise FerError(f"the face detector failed on a picture ({brief(error)})") from error
         return np.zeros((0, 15)) if found is None else found.astype(np.float64)
 
     def _build(self) -> None:
@@ -244,7 +245,7 @@ class YuNetDetector:
             try:
                 self._network = _create(self._content)
             except Exception as error:  # cv2.error, or whatever its bindings raise
-                raise _no_yunet(self._shown, _brief(error)) from error
+                raise _no_yunet(self._shown, brief(error)) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_lock": None, "_network": None}
@@ -402,7 +403,7 @@ def _read_file(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise FerError(f"{shown}: no such file; {_WAYS_OUT}") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise FerError(f"{shown}: cannot be read ({_brief(error)})") from error
+        raise FerError(f"{shown}: cannot be read ({brief(error)})") from error
     if len(content) > _MAX_FILE:
         raise FerError(f"{shown}: over {_MAX_FILE // 2**20} MB, so not YuNet's weights, which are 0.2 MB")
     return content
@@ -423,12 +424,12 @@ def _check_content(content: bytes, shown: str) -> None:
     except subprocess.TimeoutExpired as error:
         raise _no_yunet(shown, f"OpenCV has not loaded it after {_PROBE_SECONDS} s") from error
     except OSError as error:
-        raise FerError(f"{shown}: cannot be checked, no process can be started ({_brief(error)})") from error
+        raise FerError(f"{shown}: cannot be checked, no process can be started ({brief(error)})") from error
     if probe.returncode == 0:
         return
     lines = probe.stderr.decode(errors="replace").strip().splitlines()
     reason = lines[-1] if probe.returncode == 1 and lines else f"OpenCV crashed on it, status {probe.returncode}"
-    raise _no_yunet(shown, _brief(ValueError(reason)))
+    raise _no_yunet(shown, brief(ValueError(reason)))
 
 
 # In a process of its own, with bounded memory: what a file makes OpenCV do, it does there.
@@ -508,9 +509,3 @@ def _printable(path: str | os.PathLike[str]) -> str:
     name = os.fspath(path)
     name = name if len(name) <= 300 else f"{name[:300]}..."
     return name if name and name.isprintable() else repr(name)
-
-
-def _brief(error: BaseException) -> str:
-    """The message of an exception on one line, at most 160 characters."""
-    text = getattr(error, "strerror", None) or getattr(error, "err", None) or str(error) or type(error).__name__
-    return "".join(c if c.isprintable() else " " for c in " ".join(str(text).split()))[:160]

@@ -28,6 +28,7 @@ from PIL import Image
 from ..data.images import to_rgb
 from ..errors import FerError
 from .download import is_address
+from .messages import brief
 
 MAX_PIXELS = 64_000_000
 """Default limit on width times height: a 64-megapixel photo is 192 MB once decoded."""
@@ -113,7 +114,7 @@ def _decode(source: str | os.PathLike[str] | io.BytesIO, name: str, max_pixels: 
     except Image.UnidentifiedImageError as error:
         raise FerError(f"{name}: not an image file that can be read{_guess_content(source)}") from error
     except Exception as error:  # decoders raise whatever a damaged file makes them raise
-        raise FerError(f"{name}: cannot be opened as an image ({_brief(error)})") from error
+        raise FerError(f"{name}: cannot be opened as an image ({brief(error)})") from error
     with image:
         refuse_size(*image.size, name, max_pixels)
         try:
@@ -122,7 +123,7 @@ def _decode(source: str | os.PathLike[str] | io.BytesIO, name: str, max_pixels: 
         except FerError as error:
             raise FerError(f"{name}: {error}") from error
         except Exception as error:
-            raise FerError(f"{name}: damaged or cut short, cannot be decoded ({_brief(error)})") from error
+            raise FerError(f"{name}: damaged or cut short, cannot be decoded ({brief(error)})") from error
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -218,7 +219,7 @@ def _check_regular_file(path: str | os.PathLike[str]) -> None:
     except FileNotFoundError as error:
         raise FerError(f"{shown}: no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise FerError(f"{shown}: cannot be read ({_brief(error)})") from error
+        raise FerError(f"{shown}: cannot be read ({brief(error)})") from error
     if stat.S_ISDIR(status.st_mode):
         raise FerError(f"{shown}: this is a folder, not an image file")
     if not stat.S_ISREG(status.st_mode):
@@ -265,9 +266,3 @@ def _printable(path: str | os.PathLike[str]) -> str:
     """A path as it can stand in a one-line message: quoted where it is empty or holds control characters."""
     name = os.fspath(path)
     return name if name and name.isprintable() else repr(name)
-
-
-def _brief(error: BaseException) -> str:
-    """The message of an exception on one line, at most 160 characters."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())[:160]

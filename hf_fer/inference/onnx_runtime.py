@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import FerError
+from .messages import brief
 from .onnx_preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class OnnxClassifier:
         try:
             logits, probabilities = self._session.run(["logits", "probabilities"], {"pixel_values": pixel_values})
         except Exception as error:  # onnxruntime's exceptions have no common base
-            raise FerError(f"{self._where}: onnxruntime could not run it ({_brief(error)})") from error
+            raise FerError(f"{self._where}: onnxruntime could not run it ({brief(error)})") from error
         expected = (len(pixel_values), len(self.labels))
         for name, values in (("logits", logits), ("probabilities", probabilities)):
             if values.shape != expected or values.dtype != np.float32:
@@ -146,11 +147,11 @@ def _read(path: str | os.PathLike[str], where: str) -> tuple[bytes, onnx.ModelPr
     except (OSError, ValueError) as error:
         if isinstance(error, FerError):
             raise
-        raise FerError(f"{where}: cannot be read ({getattr(error, 'strerror', None) or _brief(error)})") from error
+        raise FerError(f"{where}: cannot be read ({getattr(error, 'strerror', None) or brief(error)})") from error
     try:
         return content, onnx.ModelProto.FromString(content)
     except Exception as error:  # protobuf's DecodeError, of whichever implementation
-        raise FerError(f"{where}: not an ONNX file, or a damaged one ({_brief(error)})") from error
+        raise FerError(f"{where}: not an ONNX file, or a damaged one ({brief(error)})") from error
 
 
 def _check_metadata(metadata: Mapping[str, str], where: str) -> tuple[list[str], Preprocessing]:
@@ -164,7 +165,7 @@ def _check_metadata(metadata: Mapping[str, str], where: str) -> tuple[list[str],
     try:
         labels = json.loads(metadata.get("labels", ""))
     except (ValueError, RecursionError) as error:
-        raise FerError(f"{where}: its labels are no JSON ({_brief(error)})") from error
+        raise FerError(f"{where}: its labels are no JSON ({brief(error)})") from error
     if not isinstance(labels, list) or not 1 <= len(labels) <= _MAX_LABELS:
         raise FerError(f"{where}: its labels are not a list of 1 to {_MAX_LABELS} names")
     for label in labels:
@@ -178,7 +179,7 @@ def _check_metadata(metadata: Mapping[str, str], where: str) -> tuple[list[str],
     try:
         return labels, Preprocessing.from_json(metadata.get("preprocessing", ""))
     except FerError as error:
-        raise FerError(f"{where}: its preprocessing cannot be used ({_brief(error)})") from error
+        raise FerError(f"{where}: its preprocessing cannot be used ({brief(error)})") from error
 
 
 def _check_graph(model: onnx.ModelProto, where: str) -> None:
@@ -225,15 +226,9 @@ def _open_session(content: bytes, threads: int | None, providers: Sequence[str],
         # Without fallback: it tells of its second try on standard output.
         return onnxruntime.InferenceSession(content, options, providers=wanted, enable_fallback=0)
     except Exception as error:
-        raise FerError(f"{where}: onnxruntime cannot load it ({_brief(error)})") from error
+        raise FerError(f"{where}: onnxruntime cannot load it ({brief(error)})") from error
 
 
 def _printable(path: str | os.PathLike[str]) -> str:
     name = os.fspath(path)
     return name if name and name.isprintable() and len(name) <= 300 else repr(name[:300])
-
-
-def _brief(error: BaseException) -> str:
-    """The message of an exception on one printable line, at most 160 characters."""
-    text = " ".join(str(error)[:2000].split()) or type(error).__name__
-    return "".join(c if c.isprintable() else "?" for c in text)[:160]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import FerError
 from ..evaluation.whole_files import shown
+from .messages import brief
 from .mp4_index import check_samples
 from .video_report import VideoReport
 
@@ -373,9 +374,3 @@ def import_av() -> Any:
     if not hasattr(av.VideoFrame, "rotation"):  # before 14.1: videos of phones would lie on their side
         raise FerError(f"PyAV {av.__version__} is too old for videos: pip install --upgrade av")
     return av
-
-
-def brief(error: BaseException) -> str:
-    """The message of an exception on one line, at most 160 characters."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())[:160]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import FerError
 from ..evaluation.whole_files import refuse_existing, shown
-from .video_files import brief, import_av
+from .messages import brief
+from .video_files import import_av
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FerError
-from .video_files import Picture, brief
+from .messages import brief
+from .video_files import Picture
 from .video_report import VideoReport
 
 if TYPE_CHECKING:
