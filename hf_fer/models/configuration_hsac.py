@@ -29,6 +29,8 @@ class HSACConfig(MapBackboneConfig):
     | Table 1, 7 | `L_ce + L_p + L_ca` | 3 | 0 | 0 | `prediction_weight` 1 |
     | Table 1, 8 | `L_ce + L_ca + L_ldl` | 3 | 0.01 | 0 | |
     | Table 1, 9 | HSAC | 3 | 0.01 | 1e-5 | |
+    | Table 2 | EAC | 0 | 0 | 0 | `flip_attention_weight` 5 |
+    | Table 2 | EAC + `L_a` | 0 | 0 | 0 | `flip_attention_weight` 5, `attention_weight` 3 |
     | Table 3 | HSAC | 3 | 0.01 | 1e-5 | `difficulty_criterion` "hr", "label", "both" |
 
     Args:
@@ -37,6 +39,8 @@ class HSACConfig(MapBackboneConfig):
         adversarial_weight: `λ_adv`, at least 0; 0 builds no discriminator.
         attention_weight: of the earlier attention consistency `L_a`, at least 0.
         prediction_weight: of the earlier prediction consistency `L_p`, at least 0.
+        flip_attention_weight: of EAC's consistency between the maps of an image and of its mirror image, at least 0;
+            the paper's baseline EAC is this alone.
         difficulty_criterion: whose class the low-resolution view must miss to be hard (`τ = 0`): "both" the
             image's and the label, "hr" the image's, "label" the label (Table 3); "none" takes nothing for hard.
         detach_attention_target: let no gradient through the combined maps `A_C`.
@@ -74,6 +78,8 @@ class HSACConfig(MapBackboneConfig):
         },
         "Table 1, row 8: L_ce + L_ca + L_ldl": {"adversarial_weight": 0.0},
         "Table 1, row 9: HSAC": {},
+        "Table 2: EAC": {**_NO_LOSS, "flip_attention_weight": 5.0},
+        "Table 2: EAC + L_a": {**_NO_LOSS, "flip_attention_weight": 5.0, "attention_weight": 3.0},
         "Table 3: C(P_L) != C(P_H)": {"difficulty_criterion": "hr"},
         "Table 3: C(P_L) != C(T)": {"difficulty_criterion": "label"},
         "Table 3: both": {"difficulty_criterion": "both"},
@@ -90,6 +96,7 @@ class HSACConfig(MapBackboneConfig):
     adversarial_weight: float = 1e-5
     attention_weight: float = 0.0
     prediction_weight: float = 0.0
+    flip_attention_weight: float = 0.0
     difficulty_criterion: str = "both"
     detach_attention_target: bool = False
     max_downsampling: float = 8.0
@@ -104,6 +111,7 @@ class HSACConfig(MapBackboneConfig):
             "adversarial_weight",
             "attention_weight",
             "prediction_weight",
+            "flip_attention_weight",
         )
         self._check_choices(difficulty_criterion=("both", "hr", "label", "none"))
         self._check_flags("detach_attention_target")

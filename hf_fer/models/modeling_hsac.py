@@ -15,6 +15,7 @@ from .attention_maps import (
     class_activation_map,
     combined_attention_consistency,
     flip_maps,
+    rebalanced_attention_consistency,
 )
 from .configuration_hsac import HSACConfig
 from .losses import classification_difficulty, label_distribution_loss, one_hot_targets, soft_cross_entropy
@@ -26,7 +27,8 @@ from .resampling import at_least_float32, downsample_upsample
 class HSACForImageClassification(MapClassifier):
     """A plain classifier that is trained on each image, on a low-resolution view of it, and on that one mirrored.
 
-    One backbone pass takes all three. The discriminator is part of the loss: it never runs in eval mode.
+    One backbone pass takes all three; the paper's baseline EAC is each image and that one mirrored. The discriminator
+    is part of the loss: it never runs in eval mode.
     """
 
     config_class = HSACConfig
@@ -67,19 +69,24 @@ class HSACForImageClassification(MapClassifier):
         """
         return_dict, output_hidden_states = self._switches(return_dict, output_hidden_states)
         batch = pixel_values.shape[0]
-        views = self._num_views() if self.training and labels is not None else 1
+        names = self._views() if self.training and labels is not None else ["hr"]
         images = self._images(pixel_values)
-        if views > 1:
+        views = {"hr": images}
+        if "lr" in names:
             if pixel_values_lr is None:
-                low = self._low_resolution(images, downsampling_factors)
+                views["lr"] = self._low_resolution(images, downsampling_factors)
             else:
-                low = self._images(pixel_values_lr)
-            images = torch.cat([images, low, flip_maps(low)][:views])
-        features = self.backbone(images)[-1]
-        logits_all = self._classify(features[: 2 * batch])  # the mirrored view counts by its maps alone
+                views["lr"] = self._images(pixel_values_lr)
+        if "lr_flip" in names:
+            views["lr_flip"] = flip_maps(views["lr"])
+        if "hr_flip" in names:
+            views["hr_flip"] = flip_maps(images)
+        features = self.backbone(torch.cat([views[name] for name in names]) if len(names) > 1 else images)[-1]
+        # Mirrored views count by their maps alone.
+        logits_all = self._classify(features[: (2 if "lr" in names else 1) * batch])
         logits = logits_all[:batch]
         maps = None
-        if output_attention_maps or (views > 1 and self._needs_maps()):
+        if output_attention_maps or (len(names) > 1 and self._needs_maps()):
             maps = class_activation_map(features, self.classifier.weight)
 
         output = HSACOutput(
@@ -92,21 +99,30 @@ class HSACForImageClassification(MapClassifier):
             output.loss = soft_cross_entropy(logits, targets).mean()
             if self.training:
                 output.losses = {"cross_entropy": output.loss.detach()}
-            if views > 1:
-                output.logits_lr = logits_all[batch:]
-                self._add_consistency(output, targets, None if maps is None else at_least_float32(maps).split(batch))
+            if len(names) > 1:
+                output.logits_lr = logits_all[batch:] if "lr" in names else None
+                each = {} if maps is None else dict(zip(names, at_least_float32(maps).split(batch), strict=True))
+                self._add_consistency(output, targets, each)
         return output if return_dict else output.to_tuple()
 
-    def _num_views(self) -> int:
+    def _views(self) -> list[str]:
+        """What a training step sees of an image, those that are classified first."""
         config = self.config
-        if config.combined_attention_weight > 0:
-            return 3
+        low = config.combined_attention_weight > 0
         others = (config.label_distribution_weight, config.adversarial_weight)
-        return 2 if max(*others, config.attention_weight, config.prediction_weight) > 0 else 1
+        names = ["hr"]
+        if low or max(*others, config.attention_weight, config.prediction_weight) > 0:
+            names.append("lr")
+        if low:
+            names.append("lr_flip")
+        if config.flip_attention_weight > 0:
+            names.append("hr_flip")
+        return names
 
     def _needs_maps(self) -> bool:
         config = self.config
-        return max(config.combined_attention_weight, config.attention_weight, config.adversarial_weight) > 0
+        weights = (config.combined_attention_weight, config.attention_weight, config.flip_attention_weight)
+        return max(*weights, config.adversarial_weight) > 0
 
     def draw_views(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Factors from U(1, `config.max_downsampling`) (HSAC Section 4.1); see the base class."""
@@ -122,7 +138,7 @@ class HSACForImageClassification(MapClassifier):
             factors = self._factors(torch.rand(batch, device=images.device))
         return downsample_upsample(images, (size / factors).round().long().clamp(1, size))
 
-    def _add_consistency(self, output: HSACOutput, targets: Tensor, maps: tuple[Tensor, ...] | None) -> None:
+    def _add_consistency(self, output: HSACOutput, targets: Tensor, maps: dict[str, Tensor]) -> None:
         """Adds everything but `L_ce` of HSAC Eq. 8 to `output.loss`, and what it computes on the way."""
         config, logits, logits_lr = self.config, output.logits, output.logits_lr
         parts: dict[str, Tensor] = {}
@@ -132,14 +148,21 @@ class HSACForImageClassification(MapClassifier):
             parts[name] = values.mean()
             weighted.append(weight * values)
 
-        output.tau = tau = self._difficulty(logits_lr, logits, targets)
+        tau = None
+        if logits_lr is not None:
+            output.tau = tau = self._difficulty(logits_lr, logits, targets)
+            parts["tau"] = tau.mean()
+        if config.flip_attention_weight > 0:
+            plain = torch.ones(self.num_labels, device=logits.device)
+            values = rebalanced_attention_consistency(maps["hr"], maps["hr_flip"], plain)
+            add("flip_attention_consistency", values, config.flip_attention_weight)
         if config.attention_weight > 0:
-            add("attention_consistency", attention_consistency(maps[1], maps[0]), config.attention_weight)
+            add("attention_consistency", attention_consistency(maps["lr"], maps["hr"]), config.attention_weight)
         if config.prediction_weight > 0:
             add("cross_entropy_lr", soft_cross_entropy(logits_lr, targets), config.prediction_weight)
         if config.combined_attention_weight > 0:
             values, output.s_a = combined_attention_consistency(
-                maps[1], maps[0], maps[2], config.detach_attention_target
+                maps["lr"], maps["hr"], maps["lr_flip"], config.detach_attention_target
             )
             add("combined_attention_consistency", values, config.combined_attention_weight)
             parts["s_A"] = output.s_a.mean()
@@ -148,10 +171,9 @@ class HSACForImageClassification(MapClassifier):
             add("label_distribution", values, tau * config.label_distribution_weight)
             parts["s_P"] = output.s_p.mean()
         if self.discriminator is not None:
-            add("adversarial_generator", self.discriminator.generator_loss(maps[1]), tau * config.adversarial_weight)
+            add("adversarial_generator", self.discriminator.generator_loss(maps["lr"]), tau * config.adversarial_weight)
             # With weight 1: it reaches the discriminator alone, whose parameters nothing else moves.
-            add("adversarial_discriminator", self.discriminator.own_loss(maps[0], maps[1]), 1.0)
-        parts["tau"] = tau.mean()
+            add("adversarial_discriminator", self.discriminator.own_loss(maps["hr"], maps["lr"]), 1.0)
         output.loss = output.loss + sum(weighted).mean()
         output.losses.update({name: value.detach() for name, value in parts.items()})
 

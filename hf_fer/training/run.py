@@ -28,7 +28,7 @@ from .splits import Splits, load_splits
 # What may differ between a run and its continuation without changing a weight.
 _FREE_ON_RESUME = {
     "num_workers", "in_memory", "log_every", "tracker", "eval_batch_size", "keep_checkpoints", "checkpoint_every",
-    "half_precision_export",
+    "half_precision_export", "diagnose",
 }  # fmt: skip
 _BEST = "best.safetensors"
 _DIAGNOSED = 5000  # test images that a method's own figures and the embeddings' scores are computed on, at most
@@ -326,7 +326,8 @@ def _finish(
         "mixed_precision": accelerator.mixed_precision,  # the launcher's, where the recipe leaves it to it
         "train_seconds": round(sum(row["seconds"] for row in history)),
     }
-    report |= _diagnose(model, processor, recipe, splits, accelerator, folder)
+    if recipe.diagnose:
+        report |= _diagnose(model, processor, recipe, splits, accelerator, folder)
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     _plot(history, selected, folder)
     for done_with in (folder / _BEST, *folder.glob(".writing-*")):  # the latter: cut short by a kill

@@ -62,7 +62,7 @@ def sweep(
     ):
         _check_summary(folder, runs)
         for run in runs:
-            if _state(run) == "finished":
+            if run_state(run) == "finished":
                 _take_report(run)
         # A sweep takes hours, and a recipe is soon edited: every run gets the recipe that has been checked.
         recipe_file = Path(copy) / Path(config).name
@@ -75,7 +75,7 @@ def sweep(
                 print(f"[{number}/{len(runs)}] {run}{': finished already' if done else ''}", flush=True)
                 if not done:
                     write_summary(folder, runs, command)
-                    _execute(run, train, inherited)
+                    execute_run(run, train, inherited)
         except KeyboardInterrupt:
             print("hf-fer: interrupted; the same command goes on from here", file=sys.stderr)
             return 130
@@ -156,7 +156,7 @@ def _check_summary(folder: Path, runs: list[Run]) -> None:
         )
 
 
-def _state(run: Run) -> str:
+def run_state(run: Run) -> str:
     """ "new", "finished", "resumable", or "blank": begun, and killed or failed before the first checkpoint.
 
     Raises:
@@ -201,9 +201,21 @@ def _take_report(run: Run) -> None:
 # --- one run ----------------------------------------------------------------------------------------------
 
 
-def _execute(run: Run, train: list[str], inherited: tuple[int, ...]) -> None:
-    """Trains in a process of its own, and sets the run's status, error and report."""
-    state = _state(run)
+def execute_run(run: Run, train: list[str], inherited: tuple[int, ...] = ()) -> None:
+    """Trains in a process of its own, anew or from where it stopped, and sets the run's status, error and report.
+
+    Args:
+        run: what to train; `run.status` is "finished" or "failed" afterwards.
+        train: the command before the run's flags.
+        inherited: descriptors that the process keeps open.
+
+    Raises:
+        FerError: the run's folder holds something else.
+    """
+    state = run_state(run)
+    if state == "finished":
+        _take_report(run)
+        return
     if state == "blank":
         shutil.rmtree(run.folder)
     command = [*train, *run.flags, f"--resume={flow(state == 'resumable')}"]
@@ -211,7 +223,7 @@ def _execute(run: Run, train: list[str], inherited: tuple[int, ...]) -> None:
     code, said = _stream(command, inherited)
     if code in (130, -signal.SIGINT):  # Ctrl-C, and the run was the first to notice
         raise KeyboardInterrupt
-    if code == 0 and _state(run) == "finished":
+    if code == 0 and run_state(run) == "finished":
         _take_report(run)
         return
     run.status, run.error = "failed", _reason(code, said)

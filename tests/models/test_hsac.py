@@ -42,12 +42,15 @@ PAPER: dict[str, dict[str, float]] = {
     "Table 1, row 7: L_ce + L_p + L_ca": {"p": 1.0, "ca": 3.0},
     "Table 1, row 8: L_ce + L_ca + L_ldl": {"ca": 3.0, "ldl": 0.01},
     "Table 1, row 9: HSAC": HSAC,
+    "Table 2: EAC": {"eac": 5.0},
+    "Table 2: EAC + L_a": {"eac": 5.0, "a": 3.0},
     "Table 3: C(P_L) != C(P_H)": HSAC,
     "Table 3: C(P_L) != C(T)": HSAC,
     "Table 3: both": HSAC,
 }
 CRITERIA = {"Table 3: C(P_L) != C(P_H)": "hr", "Table 3: C(P_L) != C(T)": "label"}
 FIELDS = {
+    "eac": "flip_attention_weight",
     "a": "attention_weight",
     "p": "prediction_weight",
     "ca": "combined_attention_weight",
@@ -55,7 +58,7 @@ FIELDS = {
     "adv": "adversarial_weight",
 }
 # Beyond the paper: every loss at a weight that shows in the sum.
-LOUD = {"a": 0.7, "p": 0.4, "ca": 2.0, "ldl": 1.5, "adv": 0.9}
+LOUD = {"eac": 0.8, "a": 0.7, "p": 0.4, "ca": 2.0, "ldl": 1.5, "adv": 0.9}
 IDS = [1, 4, 0, 1, 2, 2, 3, 0]
 SOFT = [[0.7, 0.3, 0, 0, 0], [0, 0, 0, 0, 1], [0.2, 0.2, 0.3, 0.2, 0.1], [0, 0, 0.1, 0.5, 0.4]] * 2
 
@@ -79,6 +82,12 @@ def configuration(row: str | None = None, **changes: Any) -> HSACConfig:
 def weights(**values: float) -> dict[str, float]:
     """Fields of the configuration for these losses and no others."""
     return {field: values.get(name, 0.0) for name, field in FIELDS.items()}
+
+
+def views_of(weight: dict[str, float]) -> list[str]:
+    """The views that these losses need, in the order of the batch."""
+    low = bool(weight.keys() - {"eac"})
+    return ["hr", *["lr"] * low, *["lr_flip"] * ("ca" in weight), *["hr_flip"] * ("eac" in weight)]
 
 
 def settle(discriminator: MapDiscriminator) -> None:
@@ -173,12 +182,15 @@ def by_hand(
     """HSAC's parts, `loss` among them, sample by sample in float64; `features` (views·B, C, H, W)."""
     batch, classes = len(targets), len(targets[0])
     linear, bias = model.classifier.weight.double(), model.classifier.bias.double()
-    views = [view.double() for view in features.split(batch)]
+    views = dict(zip(views_of(weight), [view.double() for view in features.split(batch)], strict=True))
 
-    def maps_of(view: int, b: int) -> Tensor:
+    def mirrored(maps: Tensor) -> Tensor:
+        return maps[:, :, torch.arange(maps.shape[2] - 1, -1, -1)]
+
+    def maps_of(view: str, b: int) -> Tensor:
         return torch.stack([(linear[k][:, None, None] * views[view][b]).sum(dim=0) for k in range(classes)])
 
-    def logits_of(view: int, b: int) -> Tensor:
+    def logits_of(view: str, b: int) -> Tensor:
         return linear @ views[view][b].flatten(1).mean(dim=1) + bias
 
     def log_softmax(z: Tensor) -> Tensor:
@@ -187,15 +199,19 @@ def by_hand(
     samples: list[dict[str, Tensor]] = []
     for b, row in enumerate(targets):
         target = torch.tensor(row, dtype=torch.float64)
-        log_high = log_softmax(logits_of(0, b))
+        log_high = log_softmax(logits_of("hr", b))
         parts = {"cross_entropy": -(target * log_high).sum()}
         loss = parts["cross_entropy"]
-        if len(views) > 1:
-            log_low = log_softmax(logits_of(1, b))
+        if "eac" in weight:
+            a_high, a_mirrored = maps_of("hr", b), mirrored(maps_of("hr_flip", b))
+            parts["flip_attention_consistency"] = (a_high - a_mirrored).square().sum() / a_high.numel()
+            loss = loss + weight["eac"] * parts["flip_attention_consistency"]
+        if "lr" in views:
+            log_low = log_softmax(logits_of("lr", b))
             p_low, p_high = log_low.exp().detach(), log_high.exp().detach()
             hard = is_hard(int(p_low.argmax()), int(p_high.argmax()), int(target.argmax()), criterion)
             parts["tau"] = torch.tensor(0.0 if hard else 1.0).double()
-            a_high, a_low = maps_of(0, b), maps_of(1, b)
+            a_high, a_low = maps_of("hr", b), maps_of("lr", b)
             places = a_high[0].numel()
             if "a" in weight:
                 parts["attention_consistency"] = (a_high - a_low).abs().sum() / (classes * places)
@@ -204,7 +220,7 @@ def by_hand(
                 parts["cross_entropy_lr"] = -(target * log_low).sum()
                 loss = loss + weight["p"] * parts["cross_entropy_lr"]
             if "ca" in weight:
-                a_flip = maps_of(2, b)[:, :, torch.arange(a_low.shape[2] - 1, -1, -1)]
+                a_flip = mirrored(maps_of("lr_flip", b))
                 to_flip, to_high = (a_low - a_flip).abs().sum(), (a_low - a_high).abs().sum()
                 s_a = (to_flip / (to_flip + to_high)).detach()
                 combined = (1 - s_a) * a_high + s_a * a_flip
@@ -268,8 +284,7 @@ def test_the_training_loss_and_its_gradients_by_hand(case: str, soft: bool) -> N
     output.loss.backward()
 
     ((images, features),) = calls
-    views = 3 if "ca" in weight else 2 if weight else 1
-    assert images.shape[0] == views * 8
+    assert images.shape[0] == len(views_of(weight)) * 8
     reference = copy.deepcopy(model)
     reference.zero_grad()
     inputs = features.detach().double().requires_grad_()
@@ -286,7 +301,7 @@ def test_the_training_loss_and_its_gradients_by_hand(case: str, soft: bool) -> N
         assert (actual is None) == (name not in expected)
         if actual is not None:
             torch.testing.assert_close(actual.double(), expected[name], rtol=0, atol=2e-5)
-    if views > 1 and criterion != "none":
+    if "lr" in views_of(weight) and criterion != "none":
         assert 0 < output.losses["tau"] < 1  # else it would be no test of what it gates
     assert expected.get("combined_attention_consistency", torch.ones(8)).mean() > 1e-2
 
@@ -424,9 +439,8 @@ def test_each_row_runs_the_views_it_needs(row: str, weight: dict[str, float]) ->
     calls = record_calls(model.backbone)
     images = images_for(model, batch=3)
     output = model(images, labels=torch.tensor([0, 1, 4]))
-    views = 3 if "ca" in weight else 2 if weight else 1
-    assert [call[0].shape[0] for call in calls] == [3 * views]
-    assert (output.logits_lr is None) == (views == 1)
+    assert [call[0].shape[0] for call in calls] == [3 * len(views_of(weight))]
+    assert (output.logits_lr is None) == ("lr" not in views_of(weight))
     model(images)  # without labels there is no loss, and no reason for more than one
     assert torch.equal(calls[1][0], images)
 

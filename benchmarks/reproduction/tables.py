@@ -1,0 +1,190 @@
+"""The tables as data: rows are methods and their baselines, conditions what they are compared under."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SCALES = ("cpu", "gpu")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method, or one of its baselines.
+
+    Args:
+        name: as the table calls it.
+        method: whose configuration it is a row of.
+        ablation: that row's name in the configuration's `ablations`; None: as the recipe is.
+        changes: recipe keys beyond the row's.
+        paper: the paper's figures in %, by condition (`{"50": (overall, mean)}`), where it has some.
+    """
+
+    name: str
+    method: str
+    ablation: str | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    paper: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A comparison: every row under every condition from the same start, with the same budget and several seeds.
+
+    Args:
+        letter: its name.
+        title: what it compares.
+        source: the paper's table.
+        conditions: recipe keys by condition.
+        rows: what is compared.
+        start: what is trained first, once for each condition and seed, and hands its backbone to every row; None:
+            the rows start from scratch.
+        start_epochs: of the start, by scale.
+        start_of: the letter of the table whose starts these rows share, instead of `start`.
+        check: (condition, row) of the cell that `--check` repeats.
+    """
+
+    letter: str
+    title: str
+    source: str
+    conditions: Mapping[str, Mapping[str, Any]]
+    rows: tuple[Row, ...]
+    start: Row | None = None
+    start_epochs: Mapping[str, int] = field(default_factory=dict)
+    start_of: str | None = None
+    check: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run of a table: a row under a condition with a seed, or the start of such rows.
+
+    Args:
+        table: the table's letter.
+        condition: "" where the table has but one.
+        row: the row's name, "start" for a start.
+        seed: of the run.
+        scale: "cpu" or "gpu".
+        method: of the model.
+        flags: recipe keys beyond the recipe's.
+        start: the cell whose backbone it starts from.
+    """
+
+    table: str
+    condition: str
+    row: str
+    seed: int
+    scale: str
+    method: str
+    flags: Mapping[str, Any]
+    start: Cell | None = None
+
+    @property
+    def config(self) -> str:
+        """The recipe, below the repository's root."""
+        return f"recipes/configs/{self.method}_ferplus_{self.scale}.yaml"
+
+    @property
+    def path(self) -> str:
+        """Of its record and of its run, below a folder of either."""
+        parts = [self.table, *([slug(self.condition)] if self.condition else []), slug(self.row)]
+        return "/".join([self.scale, *parts, f"seed-{self.seed}"])
+
+    def __str__(self) -> str:
+        condition = f", {self.condition}" if self.condition else ""
+        return f"{self.table}{condition}, {self.row}, seed {self.seed}"
+
+
+def slug(text: str) -> str:
+    """`text` as part of a path: lower case, runs of anything but letters, digits, dots and dashes as one dash."""
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in text.lower().replace("+", " and "))
+    return "-".join(filter(None, safe.split("-")))
+
+
+def cells(table: Table, scale: str, seeds: int) -> Iterator[Cell]:
+    """All runs of a table, starts before their rows and seed by seed, so that an interrupted table compares."""
+    for seed, (condition, keys) in itertools.product(range(seeds), table.conditions.items()):
+        start = start_cell(table, scale, condition, seed)
+        if start is not None and table.start_of is None:
+            yield start
+        for row in table.rows:
+            flags = {**keys, **_row_flags(row)}
+            yield Cell(table.letter, condition, row.name, seed, scale, row.method, flags, start)
+
+
+def start_cell(table: Table, scale: str, condition: str, seed: int) -> Cell | None:
+    """The run that the rows of a table go on from under this condition and with this seed."""
+    if table.start_of is not None:
+        return start_cell(TABLES[table.start_of], scale, condition, seed)
+    if table.start is None:
+        return None
+    epochs = {"epochs": table.start_epochs[scale]}
+    flags = {**table.conditions[condition], **_row_flags(table.start), **_START[scale], **epochs}
+    return Cell(table.letter, condition, "start", seed, scale, table.start.method, flags)
+
+
+def _row_flags(row: Row) -> dict[str, Any]:
+    from hf_fer._auto import config_class
+
+    return {**(config_class(row.method).ablations[row.ablation] if row.ablation else {}), **row.changes}
+
+
+# From scratch the rate may be higher than from a trained backbone.
+_START: dict[str, dict[str, Any]] = {"cpu": {"learning_rate": 2e-3}, "gpu": {"learning_rate": 1e-3}}
+
+_A = Table(
+    "A",
+    "Class imbalance",
+    "MEK (NeurIPS 2023), Table 4",
+    {f"factor {factor}": {"imbalance_factor": factor} for factor in (50, 100, 150)},
+    (
+        Row(
+            "Cross-entropy",
+            "mek",
+            "Table 6: baseline",
+            paper={"factor 50": (85.85, 71.20), "factor 100": (85.43, 69.39), "factor 150": (85.49, 67.39)},
+        ),
+        Row("Class-balanced loss", "mek", "baseline: class-balanced loss"),
+        Row(
+            "EAC",
+            "mek",
+            "baseline: EAC",
+            paper={"factor 50": (88.11, 74.22), "factor 100": (87.87, 73.39), "factor 150": (87.41, 69.94)},
+        ),
+        Row("MEK, RAC only", "mek", "Table 6: RAC"),
+        Row("MEK, RSL only", "mek", "Table 6: RSL"),
+        Row(
+            "MEK (RAC + RSL)",
+            "mek",
+            "Table 6: RAC + RSL",
+            paper={"factor 50": (88.68, 76.35), "factor 100": (88.81, 76.01), "factor 150": (88.30, 74.09)},
+        ),
+    ),
+    start=Row("start", "mek", "Table 6: baseline"),
+    start_epochs={"cpu": 8, "gpu": 60},
+    check=("factor 50", "Cross-entropy"),
+)
+
+_EIGHT = {"dataset_options": {"label_rule": "majority", "classes": 8}}
+
+_B = Table(
+    "B",
+    "Low resolution",
+    "HSAC (WACV 2024), Table 2",
+    {"": {}},
+    (
+        Row("Cross-entropy", "hsac", "Table 1, row 1: L_ce"),
+        Row("Cross-entropy + L_p", "hsac", "Table 1, row 4: L_ce + L_p"),
+        Row("EAC", "hsac", "Table 2: EAC"),
+        Row("EAC + L_a", "hsac", "Table 2: EAC + L_a"),
+        Row("HSAC", "hsac", "Table 1, row 9: HSAC"),
+        Row("Multi-resolution training", "multires"),
+    ),
+    start=Row("start", "hsac", "Table 1, row 1: L_ce"),
+    start_epochs={"cpu": 6, "gpu": 60},
+    check=("", "Cross-entropy"),
+)
+
+TABLES: dict[str, Table] = {table.letter: table for table in (_A, _B)}
