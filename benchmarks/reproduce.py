@@ -16,17 +16,27 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import tempfile
 from pathlib import Path
 
-from reproduction.runs import run_cells
-from reproduction.tables import SCALES, TABLES, cells
+from reproduction.page import write_page
+from reproduction.runs import run_cells, train_cell
+from reproduction.summary import figure, is_within, records_of, spread
+from reproduction.tables import SCALES, TABLES, Table, cells
 
 from hf_fer.errors import FerError
 
 
 def main(argv: list[str] | None = None) -> int:
     options = _parse(argv)
+    flags = {"cpu_threads": options.threads}
     try:
+        if options.page:
+            print(f"written: {write_page()}")
+            return 0
+        if options.check:
+            agreed = [check(TABLES[name], options.scale, options.data_root, flags) for name in options.table]
+            return 0 if all(agreed) else 1
         wanted = [cell for name in options.table for cell in cells(TABLES[name], options.scale, options.seeds)]
         if options.seed is not None:
             wanted = [cell for cell in wanted if cell.seed == options.seed]
@@ -36,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
             options.data_root,
             jobs=options.jobs,
             minutes=options.minutes,
-            flags={"cpu_threads": options.threads},
+            flags=flags,
         )
     except FerError as error:
         print(f"reproduce: {error}", file=sys.stderr)
@@ -47,6 +57,35 @@ def main(argv: list[str] | None = None) -> int:
     if left:
         print(f"{len(left)} of {len(wanted)} cells are left; the same command goes on from here")
     return 0
+
+
+def check(table: Table, scale: str, data_root: Path | None, flags: dict[str, int]) -> bool:
+    """Trains one published cell of a table anew, its start included, and prints how it compares.
+
+    Raises:
+        FerError: the cell has no record yet, or a run failed.
+    """
+    condition, row = table.check
+    published = records_of(table, row, condition, scale)
+    if not published:
+        raise FerError(f"Table {table.letter} has no record of {row} at the scale {scale} yet; run the table first.")
+    cell = next(c for c in cells(table, scale, 1) if (c.condition, c.row) == table.check)
+    with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
+        if cell.start is not None:
+            train_cell(cell.start, Path(folder), data_root, flags)
+        report = train_cell(cell, Path(folder), data_root, flags).report or {}
+    fits = True
+    print(f"{cell}:")
+    for metric in ("accuracy", "mean_class_accuracy"):
+        before, now = spread(published, metric), figure(report["selected"], metric)
+        assert before is not None
+        fits &= is_within(now, before)
+        around = "" if before.deviation is None else f" ± {100 * before.deviation:.2f}"
+        print(
+            f"  {metric}: {100 * now:.2f}, published {100 * before.mean:.2f}{around} over {before.n} seeds: "
+            f"{'within' if is_within(now, before) else 'outside'} two deviations"
+        )
+    return fits
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -70,8 +109,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="only this one of them")
     parser.add_argument("--jobs", type=count, default=1, help="runs at a time (default: %(default)s)")
     parser.add_argument("--threads", type=count, default=1, help="of each run, on a CPU (default: %(default)s)")
+    parser.add_argument("--check", action="store_true", help="train one published cell of each table anew and compare")
+    parser.add_argument("--page", action="store_true", help="write docs/reproduction.md out of the records")
     parser.add_argument("--minutes", type=minutes, help="begin no run later than this")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if not options.page and not options.table:
+        parser.error("say which tables with --table, or write the page with --page")
+    return options
 
 
 if __name__ == "__main__":

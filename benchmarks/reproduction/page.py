@@ -1,0 +1,152 @@
+"""docs/reproduction.md: the tables, the papers' figures beside ours, and what became of the papers' claims."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hf_fer.evaluation.markdown import code, escape, fenced, table
+
+from .runs import RECORDS, ROOT
+from .summary import SEEDS, SIGNS, Sign, Spread, differences, records_of, spread, start_record, verdict
+from .tables import TABLES, Row, Table
+
+PAGE = ROOT / "docs" / "reproduction.md"
+READINGS = Path(__file__).parent / "readings"
+_NAMES = {"accuracy": "accuracy", "mean_class_accuracy": "mean class", "ece": "ECE"}
+_TIMES = "\u00d7"
+
+
+def write_page(path: Path = PAGE, folder: Path = RECORDS) -> Path:
+    """Writes the page out of the records; raises what `find_record` raises."""
+    path.write_text(render(folder), encoding="utf-8")
+    return path
+
+
+def render(folder: Path = RECORDS) -> str:
+    """The page's Markdown."""
+    blocks = [(READINGS / "introduction.md").read_text(encoding="utf-8").strip()]
+    for one in TABLES.values():
+        blocks += _section(one, folder)
+    return "\n\n".join(blocks) + "\n"
+
+
+def _section(one: Table, folder: Path) -> Iterator[str]:
+    yield f"## {one.letter}. {one.title}"
+    yield f"After {one.source}; its figures, in italics, are on {one.paper}."
+    found = {
+        (row.name, condition): records_of(one, row.name, condition, folder=folder)
+        for row in one.rows
+        for condition in one.conditions
+    }
+    made = [record for records in found.values() for record in records.values()]
+    if not made:
+        yield "Not run yet."
+        return
+    yield _settings(one, made, folder)
+    yield _figures(one, found)
+    signs = [sign for sign in SIGNS if sign.table == one.letter]
+    if signs:
+        yield "What the paper claims, and what came out (differences in points, seed by seed from the same start):"
+        yield _signs(one, signs, folder)
+    reading = READINGS / f"{one.letter}.md"
+    if reading.is_file():
+        yield reading.read_text(encoding="utf-8").strip()
+    command = f"python benchmarks/reproduce.py --table {one.letter} --scale cpu --data-root DIR"
+    yield fenced(command, "bash")
+
+
+def _settings(one: Table, made: list[dict[str, Any]], folder: Path) -> str:
+    """What a reader must know of a table's runs, as the records tell it."""
+    first = made[0]
+    recipe, options = first["reproduction"]["recipe"], first["options"]
+    parameters = sorted({record["parameters"] for record in made})
+    size = " to ".join(f"{count / 1e6:.2f} M" for count in dict.fromkeys((parameters[0], parameters[-1])))
+    epochs = sorted({record["reproduction"]["recipe"]["epochs"] for record in made})
+    start = start_record(one, next(iter(one.conditions)), folder=folder)
+    commits = Counter(record["reproduction"]["commit"][:7] for record in made)
+    images = {
+        condition: next((r["reproduction"]["data"]["train"]["n"] for r in made if _is(r, condition)), None)
+        for condition in one.conditions
+    }
+    trained = ", ".join(f"{n:,}{f' ({name})' if name else ''}" for name, n in images.items() if n is not None)
+    hardware = first["hardware"]
+    facts = [
+        f"FERPlus, {options['classes']} classes, rule {options['label_rule']}: {trained} training images, "
+        f"{first['n']:,} test images.",
+        f"Networks of {size} parameters at {recipe['image_size']} px.",
+        f"{_count(epochs)} epochs of {recipe['batch_size']} images a step"
+        + (
+            f", all from the same start: {start['reproduction']['recipe']['epochs']} epochs of cross-entropy on the same "
+            "training images, whose backbone every row goes on from with a new classifier."
+            if start
+            else ", from scratch."
+        ),
+        f"The epoch is chosen by {made[0]['reproduction']['selected_by']}.",
+        f"Machine: {escape(hardware.get('processor') or hardware.get('device'))}, {recipe['cpu_threads']} thread a run, "
+        f"{recipe['mixed_precision']}. Commit {', '.join(code(c) for c in commits)}.",
+    ]
+    return " ".join(facts)
+
+
+def _is(record: dict[str, Any], condition: str) -> bool:
+    return record["reproduction"]["condition"] == condition
+
+
+def _count(values: list[int]) -> str:
+    return " or ".join(map(str, values))
+
+
+def _columns(one: Table, made: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """(condition, metric, factor) of each column."""
+    factors = list(made[0]["resolutions"])
+    if len(one.conditions) > 1:
+        return [(c, metric, "1") for c in one.conditions for metric in ("accuracy", "mean_class_accuracy")]
+    return [("", "accuracy", factor) for factor in factors] + [("", "mean_class_accuracy", factors[0])]
+
+
+def _figures(one: Table, found: dict[tuple[str, str], dict[int, dict[str, Any]]]) -> str:
+    made = [record for records in found.values() for record in records.values()]
+    columns = _columns(one, made)
+    heads = [
+        f"{c}, {_NAMES[m]}" if c else f"{_TIMES}{f}" if m == "accuracy" else f"{_TIMES}{f}, {_NAMES[m]}"
+        for c, m, f in columns
+    ]
+    lines = []
+    for row in one.rows:
+        lines.append([escape(row.name), *(_cell(spread(found[row.name, c], m, f)) for c, m, f in columns)])
+        if row.paper:
+            lines.append(["&nbsp;&nbsp;the paper", *(_paper(row, column) for column in columns)])
+    return table(["", *heads], lines)
+
+
+def _cell(value: Spread | None) -> str:
+    if value is None:
+        return "-"
+    deviation = "" if value.deviation is None else f" ± {100 * value.deviation:.2f}"
+    return f"{100 * value.mean:.2f}{deviation}" + (f" (n = {value.n})" if value.n != SEEDS else "")
+
+
+def _paper(row: Row, column: tuple[str, str, str]) -> str:
+    condition, metric, factor = column
+    figures = row.paper.get(condition if condition else metric)
+    if figures is None:
+        return ""
+    index = ("accuracy", "mean_class_accuracy").index(metric) if condition else ("1", "2", "4", "8").index(factor)
+    value = figures[index] if index < len(figures) else None
+    return "" if value is None else f"*{value:.2f}*"
+
+
+def _signs(one: Table, signs: list[Sign], folder: Path) -> str:
+    lines = []
+    for sign in signs:
+        for condition in one.conditions:
+            gaps = differences(sign, condition, folder=folder)
+            where = condition or f"{_TIMES}{sign.factor}"
+            each = ", ".join(f"{100 * gap:+.2f}" for gap in gaps)
+            value = _cell(Spread.of(gaps)) if gaps else "-"
+            claim = f"{escape(sign.better)} above {escape(sign.worse)}, {_NAMES[sign.metric]}"
+            lines.append([claim, where, value, each, verdict(gaps)])
+    return table(["claim", "at", "difference", "by seed", ""], lines, left=2)

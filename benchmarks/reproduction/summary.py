@@ -1,0 +1,119 @@
+"""From records to figures: mean and spread over the seeds, and whether the papers' signs hold."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .runs import RECORDS, find_record
+from .tables import TABLES, Cell, Table, cells, start_cell
+
+SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation of a figure over its seeds.
+
+    Args:
+        mean: of the values.
+        deviation: None of one value.
+        n: how many values.
+    """
+
+    mean: float
+    deviation: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A paper's claim: one row is above another.
+
+    Args:
+        table: the table's letter.
+        better, worse: names of rows.
+        metric: by which figure.
+        factor: at which resolution factor.
+    """
+
+    table: str
+    better: str
+    worse: str
+    metric: str
+    factor: str = "1"
+
+
+SIGNS = (
+    *(Sign("A", "MEK (RAC + RSL)", worse, "mean_class_accuracy") for worse in ("Cross-entropy", "EAC")),
+    *(
+        Sign("B", better, "Cross-entropy", "accuracy", factor)
+        for better in ("HSAC", "Multi-resolution training")
+        for factor in ("4", "8")
+    ),
+    *(Sign("B", "HSAC", "EAC + L_a", "accuracy", factor) for factor in ("4", "8")),
+)
+
+
+def records_of(
+    table: Table, row: str, condition: str, scale: str = "cpu", seeds: int = SEEDS, folder: Path = RECORDS
+) -> dict[int, dict[str, Any]]:
+    """The records that there are of a row under a condition, by seed."""
+    own = [cell for cell in cells(table, scale, seeds) if (cell.row, cell.condition) == (row, condition)]
+    found = {cell.seed: find_record(cell, folder) for cell in own}
+    return {seed: record for seed, record in found.items() if record is not None}
+
+
+def start_record(table: Table, condition: str, scale: str = "cpu", folder: Path = RECORDS) -> dict[str, Any] | None:
+    """Seed 0 of what a table's rows start from; None where they start from scratch, or there is no record yet."""
+    cell: Cell | None = start_cell(table, scale, condition, 0)
+    return None if cell is None else find_record(cell, folder)
+
+
+def figure(record: dict[str, Any], metric: str, factor: str = "1") -> float:
+    """A figure of a record at a resolution factor."""
+    return record["resolutions"][factor][metric]
+
+
+def spread(records: dict[int, dict[str, Any]], metric: str, factor: str = "1") -> Spread | None:
+    """A figure over the seeds; None without records."""
+    values = [figure(record, metric, factor) for record in records.values()]
+    return Spread.of(values) if values else None
+
+
+def differences(
+    sign: Sign, condition: str, scale: str = "cpu", seeds: int = SEEDS, folder: Path = RECORDS
+) -> list[float]:
+    """By how much the better row is above the worse one, seed by seed, where both have a record."""
+    table = TABLES[sign.table]
+    better = records_of(table, sign.better, condition, scale, seeds, folder)
+    worse = records_of(table, sign.worse, condition, scale, seeds, folder)
+    return [
+        figure(better[seed], sign.metric, sign.factor) - figure(worse[seed], sign.metric, sign.factor)
+        for seed in sorted(better.keys() & worse.keys())
+    ]
+
+
+def is_within(value: float, published: Spread) -> bool:
+    """Whether a repeated run fits the published ones: no further from their mean than two deviations.
+
+    Of three values none is further from their mean than 1.155 deviations, so the published ones fit. The small
+    constant stands for the last bits in which machines differ where all seeds gave the same figure.
+    """
+    return abs(value - published.mean) <= 2 * (published.deviation or 0.0) + 1e-6
+
+
+def verdict(gaps: Sequence[float]) -> str:
+    """ "holds" where it does with every seed, "does not hold" where not even the mean is above 0, else "unclear"."""
+    if not gaps:
+        return "not run"
+    if min(gaps) > 0:
+        return "holds"
+    return "does not hold" if statistics.fmean(gaps) <= 0 else "unclear"
