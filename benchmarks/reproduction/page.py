@@ -79,13 +79,13 @@ def _settings(one: Table, made: list[dict[str, Any]], folder: Path) -> str:
         f"Networks of {size} parameters at {recipe['image_size']} px.",
         f"{_count(epochs)} epochs of {recipe['batch_size']} images a step"
         + (
-            f", all from the same start: {start['reproduction']['recipe']['epochs']} epochs of cross-entropy on the same "
-            "training images, whose backbone every row goes on from with a new classifier."
+            f", all from the same start: {start['reproduction']['recipe']['epochs']} epochs of cross-entropy on the "
+            "same training images, whose backbone every row goes on from with a new classifier."
             if start
             else ", from scratch."
         ),
         f"The epoch is chosen by {made[0]['reproduction']['selected_by']}.",
-        f"Machine: {escape(hardware.get('processor') or hardware.get('device'))}, {recipe['cpu_threads']} thread a run, "
+        f"Machine: {escape(hardware.get('processor') or hardware.get('device'))}, {recipe['cpu_threads']} thread, "
         f"{recipe['mixed_precision']}. Commit {', '.join(code(c) for c in commits)}.",
     ]
     return " ".join(facts)
