@@ -1,0 +1,351 @@
+"""The papers' tables: their cells can be trained, are resumed and never mixed up, and the page says what they gave."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_fer._auto import config_class
+from hf_fer.errors import FerError
+from hf_fer.evaluation import read_record
+from hf_fer.training.recipe import load_recipe
+from hf_fer.training.sweep_plan import Run, _check_model, flow
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from reproduction import page, runs, summary  # noqa: E402
+from reproduction.tables import SCALES, TABLES, Cell, Row, Table, cells, slug, start_cell  # noqa: E402
+
+RECORD = ROOT / "leaderboard" / "records" / "small-ce.json"
+# The claims that hold at the CPU scale, with every seed; a change here is a change of what we say.
+HOLDING: set[tuple[str, str, str, str, str]] = set()
+NOT_HOLDING: set[tuple[str, str, str, str, str]] = set()
+
+ROWS = (Row("Plain, first", "mek", "Table 6: baseline", paper={"one": (80.0, 60.0)}), Row("MEK", "mek"))
+SMALL = Table(
+    "T",
+    "A trial",
+    "No paper",
+    "nothing",
+    {"one": {"imbalance_factor": 2}, "two": {"imbalance_factor": 4}},
+    ROWS,
+    start=Row("start", "mek", "Table 6: baseline"),
+    start_epochs={"cpu": 1},
+    check=("one", "MEK"),
+)
+
+
+# What the tables hold ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("letter", list(TABLES))
+def test_every_cell_is_a_recipe_of_its_own_and_builds(letter: str, scale: str) -> None:
+    table, seeds = TABLES[letter], 3
+    every = list(cells(table, scale, seeds))
+    starts = 0 if table.start is None else len(table.conditions)
+    assert len(every) == seeds * (len(table.rows) * len(table.conditions) + starts)
+    assert len({cell.path for cell in every}) == len({runs.command_of(cell) for cell in every}) == len(every)
+    recipes = set()
+    for cell in every:
+        if cell.seed:
+            continue
+        flags = [f"--{key}={flow(value)}" for key, value in cell.flags.items()]
+        recipe = load_recipe(config_class(cell.method), ROOT / cell.config, [*flags, f"--output_dir={cell.path}"])
+        assert recipe.dataset == "ferplus" and recipe.dataset_options["label_rule"] == "majority"
+        assert recipe.test_split == "test" and recipe.validation_split == "validation"  # nothing is chosen on the test
+        _check_model(cell.method, recipe)
+        recipes.add(f"{cell.method}: {recipe.to_yaml()}")
+    assert len(recipes) == len(every) / seeds
+
+
+@pytest.mark.parametrize("letter", list(TABLES))
+def test_the_rows_of_a_table_differ_in_nothing_but_the_method(letter: str) -> None:
+    """Same data, start, budget and augmentation: else it would be no comparison."""
+    table = TABLES[letter]
+    for condition in table.conditions:
+        alike = set()
+        for cell in (c for c in cells(table, "cpu", 1) if c.condition == condition and c.row != "start"):
+            flags = [f"--{key}={flow(value)}" for key, value in cell.flags.items()]
+            recipe = load_recipe(config_class(cell.method), ROOT / cell.config, [*flags, "--output_dir=x"])
+            network = {key: recipe.model.get(key) for key in ("backbone", "backbone_kwargs", "image_size", "dropout")}
+            alike.add(json.dumps([{**vars(recipe), "model": network}, cell.start and cell.start.path], sort_keys=True))
+        assert len(alike) == 1
+
+
+def test_starts_come_before_what_needs_them_and_seeds_one_after_the_other() -> None:
+    every = list(cells(SMALL, "cpu", 2))
+    seen: set[str] = set()
+    for cell in every:
+        assert cell.start is None or cell.start.path in seen
+        seen.add(cell.path)
+    assert [cell.seed for cell in every] == [0] * 6 + [1] * 6
+    assert every[1].path == "cpu/T/one/plain-first/seed-0"
+    assert start_cell(SMALL, "cpu", "two", 1) == every[9]
+    assert slug("MEK (RAC + RSL)") == "mek-rac-and-rsl" and slug("factor 50") == "factor-50"
+
+
+# How cells are trained --------------------------------------------------------------------------------------
+
+
+def made_up_report(accuracy: float, seed: int) -> dict[str, Any]:
+    """A run's report: a real record with so many images of the first class right."""
+    record = read_record(RECORD)
+    return {
+        "selected": {**record, "seed": seed, "epoch": 2},
+        "last": {"epoch": 3, "resolutions": record["resolutions"]},
+        "selected_by": "accuracy on the validation split",
+        "data": {"train": {"n": 100 + round(100 * accuracy)}},
+        "train_seconds": 7,
+    }
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """Runs in place of trainings; each leaves the weights that others start from."""
+    done: list[Run] = []
+
+    def execute(run: Run, train: list[str]) -> None:
+        assert Path(train[4]).is_file()
+        done.append(run)
+        run.report = made_up_report(0.5, run.seed)
+        run.folder.mkdir(parents=True)
+        (run.folder / "model.safetensors").write_bytes(b"weights")
+
+    monkeypatch.setattr(runs, "execute_run", execute)
+    monkeypatch.setattr(runs, "source_commit", lambda: "0" * 40)
+    return done
+
+
+def test_cells_are_trained_once_and_their_records_kept(tmp_path: Path, trained: list[Run]) -> None:
+    wanted = list(cells(SMALL, "cpu", 1))
+    place, records = tmp_path / "runs", tmp_path / "records"
+    left = runs.run_cells(wanted, place, tmp_path / "data", records=records, jobs=2, flags={"cpu_threads": 1})
+    assert left == [] and len(trained) == 6
+    starts = {run.folder for run in trained if run.folder.parent.name == "start"}
+    for run in trained:
+        weights = run.recipe.backbone_weights
+        assert (weights is None) == (run.folder in starts)
+        assert weights is None or Path(weights).parent in starts
+        assert run.recipe.cpu_threads == 1 and run.recipe.data_root == str(tmp_path / "data")
+    for cell in wanted:
+        made = read_record(runs.record_path(cell, records))["reproduction"]
+        assert (made["table"], made["row"], made["condition"]) == ("T", cell.row, cell.condition)
+        assert made["commit"] == "0" * 40
+        assert made["recipe"]["imbalance_factor"] == {"one": 2, "two": 4}[cell.condition]
+        assert str(tmp_path) not in json.dumps(made)  # what was done, not where
+        assert made["last"]["resolutions"]["1"].keys() == {"accuracy", "mean_class_accuracy"}
+    assert runs.run_cells(wanted, place, tmp_path / "data", records=records) == [] and len(trained) == 6
+
+
+def test_a_missing_record_is_made_from_its_start_alone(tmp_path: Path, trained: list[Run]) -> None:
+    wanted = list(cells(SMALL, "cpu", 1))
+    runs.run_cells(wanted, tmp_path / "runs", None, records=tmp_path / "records")
+    runs.record_path(wanted[2], tmp_path / "records").unlink()
+    trained.clear()
+    runs.run_cells(wanted, tmp_path / "elsewhere", None, records=tmp_path / "records")
+    assert [run.folder.parent.name for run in trained] == ["start", "mek"]
+
+
+def test_a_record_of_another_recipe_is_not_taken_for_this_one(tmp_path: Path, trained: list[Run]) -> None:
+    wanted = list(cells(SMALL, "cpu", 1))
+    runs.run_cells(wanted, tmp_path / "runs", None, records=tmp_path / "records")
+    other = Cell(**{**vars(wanted[1]), "flags": {**wanted[1].flags, "epochs": 9}})
+    with pytest.raises(FerError, match=r"seed-0\.json was made by another command .* delete it to have the cell"):
+        runs.find_record(other, tmp_path / "records")
+
+
+def test_no_run_is_begun_when_time_is_up(tmp_path: Path, trained: list[Run]) -> None:
+    wanted = list(cells(SMALL, "cpu", 1))
+    left = runs.run_cells(wanted, tmp_path / "runs", None, records=tmp_path / "records", minutes=1e-9)
+    assert left == wanted and trained == []
+
+
+def test_a_failed_run_is_an_error_that_names_the_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "source_commit", lambda: "0" * 40)
+    monkeypatch.setattr(runs, "execute_run", lambda run, train: setattr(run, "error", "the loss is not finite"))
+    with pytest.raises(FerError, match="T, one, start, seed 0 failed: the loss is not finite"):
+        runs.run_cells(cells(SMALL, "cpu", 1), tmp_path / "runs", None, records=tmp_path / "records")
+
+
+def test_sources_that_differ_from_the_commit_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True)
+
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setattr(runs, "RECORDS", tmp_path / "benchmarks" / "records")
+    with pytest.raises(FerError, match="run this in a clone"):
+        runs.source_commit()
+    git("init", "-q")
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "one.yaml").write_text("epochs: 1\n")
+    git("add", "-A")
+    git("commit", "-qm", "one")
+    (tmp_path / "benchmarks" / "records").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "records" / "new.json").write_text("{}")  # what this writes itself
+    assert len(runs.source_commit()) == 40
+    (tmp_path / "recipes" / "one.yaml").write_text("epochs: 2\n")
+    with pytest.raises(FerError, match=r"recipes/one\.yaml differs from it; commit first"):
+        runs.source_commit()
+
+
+def test_one_cell_for_real(tmp_path: Path) -> None:
+    """A start and a row through `hf-fer train`, on drawn faces."""
+    tiny = {
+        "dataset": "synthetic",
+        "dataset_options": {"train": 64, "validation": 32, "test": 32, "size": 32},
+        "backbone_kwargs": {"layers": [1, 1], "channels": [8, 16], "stem_type": "", "stem_width": 8},
+        "image_size": 32,
+        "mixed_precision": "no",
+        "epochs": 1,
+    }
+    start = Cell("T", "", "start", 3, "cpu", "mek", {**tiny, "consistency_weight": 0})
+    cell = Cell("T", "", "MEK", 3, "cpu", "mek", tiny, start)
+    for one in (start, cell):
+        run = runs.train_cell(one, tmp_path, None, {"cpu_threads": 1})
+        assert run.report is not None and run.report["selected"]["seed"] == 3
+    made = runs._record(cell, run, "0" * 40)
+    assert made["reproduction"]["start"] == "cpu/T/start/seed-3"
+    assert run.report["started_from"]["backbone_weights"].endswith("model.safetensors")
+    assert "diagnostics" not in run.report and not (run.folder / "embeddings.png").exists()
+    again = runs.train_cell(cell, tmp_path, None, {"cpu_threads": 1})  # what is finished is taken as it is
+    assert again.report == run.report
+
+
+# What comes out ---------------------------------------------------------------------------------------------
+
+
+def with_figures(path: Path, accuracies: dict[str, float]) -> None:
+    """Changes a record's headline figures where it lies; for what reads figures alone."""
+    record = json.loads(path.read_text())
+    for factor, accuracy in accuracies.items():
+        record["resolutions"][factor].update(accuracy=accuracy, mean_class_accuracy=accuracy / 2)
+    path.write_text(json.dumps(record))
+
+
+@pytest.fixture
+def published(tmp_path: Path, trained: list[Run], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Records of a table: MEK is above its baseline by 3, 2 and 4 points under `one`, by 1, -2 and 0 under `two`."""
+    monkeypatch.setattr(summary, "TABLES", {"T": SMALL})
+    monkeypatch.setattr(page, "TABLES", {"T": SMALL})
+    monkeypatch.setattr(runs, "read_record", lambda path: json.loads(Path(path).read_text()))
+    folder = tmp_path / "records"
+    wanted = list(cells(SMALL, "cpu", 3))
+    runs.run_cells(wanted, tmp_path / "runs", None, records=folder)
+    for cell in wanted:
+        ahead = {"one": (3, 2, 4), "two": (1, -2, 0)}[cell.condition][cell.seed] * (cell.row == "MEK")
+        with_figures(runs.record_path(cell, folder), {"1": 0.7 + 0.01 * cell.seed + ahead / 100})
+    return folder
+
+
+def test_spreads_and_verdicts_against_plain_arithmetic(published: Path) -> None:
+    records = summary.records_of(SMALL, "MEK", "one", folder=published)
+    value = summary.spread(records, "accuracy")
+    figures = [0.73, 0.73, 0.76]
+    mean = sum(figures) / 3
+    assert value.n == 3 and value.mean == pytest.approx(mean)
+    assert value.deviation == pytest.approx(math.sqrt(sum((x - mean) ** 2 for x in figures) / 2))
+    sign = summary.Sign("T", "MEK", "Plain, first", "accuracy")
+    ahead = summary.differences(sign, "one", folder=published)
+    assert ahead == pytest.approx([0.03, 0.02, 0.04])
+    assert summary.verdict(ahead) == "holds"
+    assert summary.verdict(summary.differences(sign, "two", folder=published)) == "does not hold"
+    assert summary.verdict([0.02, -0.01, 0.02]) == "unclear" and summary.verdict([]) == "not run"
+    assert summary.Spread.of([0.5]).deviation is None
+
+
+def test_a_repeated_run_fits_within_two_deviations() -> None:
+    figures = [0.70, 0.72, 0.77]
+    published = summary.Spread.of(figures)
+    assert all(summary.is_within(value, published) for value in figures)
+    mean, deviation = statistics.fmean(figures), statistics.stdev(figures)
+    assert summary.is_within(mean + 1.99 * deviation, published)
+    assert not summary.is_within(mean - 2.01 * deviation, published)
+
+
+def test_the_page_shows_ours_beside_the_papers(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "SIGNS", (summary.Sign("T", "MEK", "Plain, first", "mean_class_accuracy"),))
+    text = page.render(published)
+    lines = text.splitlines()
+    mek = next(line for line in lines if line.startswith("| MEK | 74.00 ± 1.73 |"))
+    assert "37.00 ± 0.87" in mek
+    paper = next(line for line in lines if "the paper |" in line)
+    assert "*80.00*" in paper and "*60.00*" in paper
+    claim = next(line for line in lines if line.startswith("| MEK above Plain, first, mean class | one |"))
+    assert "+1.50, +1.00, +2.00" in claim and claim.endswith("| holds |")
+    assert "all from the same start: 1 epochs of cross-entropy" in text.replace("1 epoch ", "1 epochs ")
+    runs.record_path(next(c for c in cells(SMALL, "cpu", 1) if c.row == "MEK"), published).unlink()
+    assert "(n = 2)" in page.render(published)  # what is missing shows
+
+
+def test_the_committed_page_is_what_the_records_give() -> None:
+    assert page.PAGE.read_text(encoding="utf-8") == page.render()
+
+
+def test_every_committed_record_is_of_a_cell_and_whole() -> None:
+    known = {
+        runs.record_path(cell): cell for table in TABLES.values() for scale in SCALES for cell in cells(table, scale, 3)
+    }
+    files = sorted(runs.RECORDS.rglob("*.json"))
+    assert {*files} <= {*known}
+    for file in files:
+        cell = known[file]
+        record = runs.find_record(cell)  # reads it as a record, and compares the command
+        assert record is not None
+        made = record["reproduction"]
+        assert record["dataset"] == "ferplus" and record["split"] == "test" and record["seed"] == cell.seed
+        assert record["label_rule"] == "majority"
+        assert len(made["commit"]) == 40 and "validation split" in made["selected_by"]
+
+
+def test_the_papers_claims_that_hold_and_those_that_do_not() -> None:
+    verdicts = {
+        (sign.table, sign.better, sign.worse, condition, sign.factor): summary.verdict(
+            summary.differences(sign, condition)
+        )
+        for sign in summary.SIGNS
+        for condition in TABLES[sign.table].conditions
+    }
+    run = {key: verdict for key, verdict in verdicts.items() if verdict != "not run"}
+    assert {key for key, verdict in run.items() if verdict == "holds"} == HOLDING
+    assert {key for key, verdict in run.items() if verdict == "does not hold"} == NOT_HOLDING
+
+
+def reproduce(*arguments: str) -> subprocess.CompletedProcess[str]:
+    script = str(ROOT / "benchmarks" / "reproduce.py")
+    return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_the_command_says_what_it_wants() -> None:
+    done = reproduce("--table", "Q")
+    assert done.returncode == 2 and "invalid choice: 'Q'" in done.stderr
+
+
+def test_check_compares_with_the_published_spread(
+    published: Path, trained: list[Run], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import reproduce as script
+
+    monkeypatch.setattr(script, "records_of", lambda *a: summary.records_of(*a, folder=published))
+    trained.clear()
+    # The repeated run gives the record's own figures, 0.779 and 0.499; published are 74.00 ± 1.73 and 37.00 ± 0.87.
+    assert script.check(SMALL, "cpu", None, {}) is False
+    assert [run.folder.parent.name for run in trained] == ["start", "mek"]
+    assert "published 74.00 ± 1.73 over 3 seeds: outside two deviations" in capsys.readouterr().out
+    real = json.loads(RECORD.read_text())["resolutions"]["1"]
+    monkeypatch.setattr(
+        script, "figure", lambda record, metric: {"accuracy": 0.75, "mean_class_accuracy": 0.36}[metric]
+    )
+    assert script.check(SMALL, "cpu", None, {}) is True and real["accuracy"] > 0.77
+    monkeypatch.setattr(script, "records_of", lambda *a: {})
+    with pytest.raises(FerError, match="no record of MEK at the scale cpu yet; run the table first"):
+        script.check(SMALL, "cpu", None, {})
