@@ -52,7 +52,8 @@ def test_every_cell_is_a_recipe_of_its_own_and_builds(letter: str, scale: str) -
     table, seeds = TABLES[letter], 3
     every = list(cells(table, scale, seeds))
     starts = 0 if table.start is None else len(table.conditions)
-    assert len(every) == seeds * (len(table.rows) * len(table.conditions) + starts)
+    own = [row for row in table.rows if row.same_as is None]
+    assert len(every) == seeds * (len(own) * len(table.conditions) + starts)
     assert len({cell.path for cell in every}) == len({runs.command_of(cell) for cell in every}) == len(every)
     recipes = set()
     for cell in every:
@@ -79,6 +80,15 @@ def test_the_rows_of_a_table_differ_in_nothing_but_the_method(letter: str) -> No
             network = {key: recipe.model.get(key) for key in ("backbone", "backbone_kwargs", "image_size", "dropout")}
             alike.add(json.dumps([{**vars(recipe), "model": network}, cell.start and cell.start.path], sort_keys=True))
         assert len(alike) == 1
+
+
+def test_a_row_may_show_the_runs_of_another_table() -> None:
+    for table in TABLES.values():
+        for row in table.rows:
+            if row.same_as is not None:
+                letter, condition, name = row.same_as
+                there = next(one for one in TABLES[letter].rows if one.name == name)
+                assert condition in TABLES[letter].conditions and there.same_as is None and there.method == row.method
 
 
 def test_starts_come_before_what_needs_them_and_seeds_one_after_the_other() -> None:

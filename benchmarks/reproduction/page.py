@@ -35,7 +35,8 @@ def render(folder: Path = RECORDS) -> str:
 
 def _section(one: Table, folder: Path) -> Iterator[str]:
     yield f"## {one.letter}. {one.title}"
-    yield f"After {one.source}; its figures, in italics, are on {one.paper}."
+    if one.paper:
+        yield f"After {one.source}; its figures, in italics, are on {one.paper}."
     found = {
         (row.name, condition): records_of(one, row.name, condition, folder=folder)
         for row in one.rows
@@ -103,7 +104,7 @@ def _columns(one: Table, made: list[dict[str, Any]]) -> list[tuple[str, str, str
     """(condition, metric, factor) of each column."""
     factors = list(made[0]["resolutions"])
     if len(one.conditions) > 1:
-        return [(c, metric, "1") for c in one.conditions for metric in ("accuracy", "mean_class_accuracy")]
+        return [(c, metric, "1") for c in one.conditions for metric in one.metrics]
     return [("", "accuracy", factor) for factor in factors] + [("", "mean_class_accuracy", factors[0])]
 
 
@@ -118,7 +119,7 @@ def _figures(one: Table, found: dict[tuple[str, str], dict[int, dict[str, Any]]]
     for row in one.rows:
         lines.append([escape(row.name), *(_cell(spread(found[row.name, c], m, f)) for c, m, f in columns)])
         if row.paper:
-            lines.append(["&nbsp;&nbsp;the paper", *(_paper(row, column) for column in columns)])
+            lines.append(["&nbsp;&nbsp;the paper", *(_paper(one, row, column) for column in columns)])
     return table(["", *heads], lines)
 
 
@@ -129,12 +130,12 @@ def _cell(value: Spread | None) -> str:
     return f"{100 * value.mean:.2f}{deviation}" + (f" (n = {value.n})" if value.n != SEEDS else "")
 
 
-def _paper(row: Row, column: tuple[str, str, str]) -> str:
+def _paper(one: Table, row: Row, column: tuple[str, str, str]) -> str:
     condition, metric, factor = column
     figures = row.paper.get(condition if condition else metric)
     if figures is None:
         return ""
-    index = ("accuracy", "mean_class_accuracy").index(metric) if condition else ("1", "2", "4", "8").index(factor)
+    index = one.metrics.index(metric) if condition else ("1", "2", "4", "8").index(factor)
     value = figures[index] if index < len(figures) else None
     return "" if value is None else f"*{value:.2f}*"
 

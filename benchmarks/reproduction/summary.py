@@ -66,6 +66,9 @@ def records_of(
     table: Table, row: str, condition: str, scale: str = "cpu", seeds: int = SEEDS, folder: Path = RECORDS
 ) -> dict[int, dict[str, Any]]:
     """The records that there are of a row under a condition, by seed."""
+    other = next(one.same_as for one in table.rows if one.name == row)
+    if other is not None:
+        return records_of(TABLES[other[0]], other[2], other[1], scale, seeds, folder)
     own = [cell for cell in cells(table, scale, seeds) if (cell.row, cell.condition) == (row, condition)]
     found = {cell.seed: find_record(cell, folder) for cell in own}
     return {seed: record for seed, record in found.items() if record is not None}

@@ -19,14 +19,16 @@ class Row:
         method: whose configuration it is a row of.
         ablation: that row's name in the configuration's `ablations`; None: as the recipe is.
         changes: recipe keys beyond the row's.
-        paper: the paper's figures in %, where it has some: by condition (accuracy, mean class accuracy), or, in a
-            table with but one condition, by metric the figures at ×1, ×2, ×4, ×8.
+        same_as: (table, condition, row) of the runs that it shows, which are trained there; None: it has its own.
+        paper: the paper's figures in %, where it has some: by condition those of the table's metrics, or, in a
+            table with but one condition, by metric the figures at ×1, ×2, ×4, ×8 (None: none given).
     """
 
     name: str
     method: str
     ablation: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
+    same_as: tuple[str, str, str] | None = None
     paper: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
 
 
@@ -46,6 +48,7 @@ class Table:
         start_epochs: of the start, by scale.
         start_of: the letter of the table whose starts these rows share, instead of `start`.
         check: (condition, row) of the cell that `--check` repeats.
+        metrics: shown of every condition, where the table has several.
     """
 
     letter: str
@@ -58,6 +61,7 @@ class Table:
     start_epochs: Mapping[str, int] = field(default_factory=dict)
     start_of: str | None = None
     check: tuple[str, str] = ("", "")
+    metrics: tuple[str, ...] = ("accuracy", "mean_class_accuracy")
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,8 @@ def cells(table: Table, scale: str, seeds: int) -> Iterator[Cell]:
         if start is not None and table.start_of is None:
             yield start
         for row in table.rows:
+            if row.same_as is not None:
+                continue
             flags = {**keys, **_row_flags(row)}
             yield Cell(table.letter, condition, row.name, seed, scale, row.method, flags, start)
 
@@ -192,4 +198,94 @@ _B = Table(
     check=("", "Cross-entropy"),
 )
 
-TABLES: dict[str, Table] = {table.letter: table for table in (_A, _B)}
+_VANILLA = {"upsampler": "bilinear", "spatial_transformer": False, "downsizer": "bilinear"}
+_CROSS_ENTROPY = {"prior_alpha": 1.0, "focal_gamma": 0.0}
+_PDLS = {"focal_gamma": 0.0}
+
+_C = Table(
+    "C",
+    "Resizer and loss",
+    "Neural Resizer (ICASSP 2022), Tables 2 and 3",
+    "FERPlus, Swin-S (row e and Table 3: Swin-B) of ImageNet at 224 px",
+    {"": {}},
+    (
+        Row("a: Bi / Bi, F-PDLS", "neural_resizer", changes=_VANILLA, paper={"accuracy": (88.69,)}),
+        Row(
+            "b: Bi / LTR, F-PDLS",
+            "neural_resizer",
+            changes={**_VANILLA, "downsizer": "learned"},
+            paper={"accuracy": (88.53,)},
+        ),
+        Row(
+            "c: SR / Bi, F-PDLS",
+            "neural_resizer",
+            changes={**_VANILLA, "upsampler": "learned"},
+            paper={"accuracy": (89.03,)},
+        ),
+        Row(
+            "d: SR / LTR, F-PDLS",
+            "neural_resizer",
+            changes={"spatial_transformer": False},
+            paper={"accuracy": (89.28,)},
+        ),
+        Row("e: STN + SR / LTR, F-PDLS", "neural_resizer", paper={"accuracy": (89.50,)}),
+        Row("a, cross-entropy", "neural_resizer", changes={**_VANILLA, **_CROSS_ENTROPY}, paper={"accuracy": (88.72,)}),
+        Row("a, PDLS", "neural_resizer", changes={**_VANILLA, **_PDLS}, paper={"accuracy": (88.69,)}),
+        Row("e, cross-entropy", "neural_resizer", changes=_CROSS_ENTROPY, paper={"accuracy": (88.87,)}),
+        Row("e, PDLS", "neural_resizer", changes=_PDLS, paper={"accuracy": (88.91,)}),
+    ),
+    start=Row("start", "neural_resizer", changes={**_VANILLA, **_CROSS_ENTROPY}),
+    start_epochs={"cpu": 6, "gpu": 60},
+    check=("", "a, cross-entropy"),
+)
+
+_D = Table(
+    "D",
+    "Reliability",
+    "GReFEL (2024), Tables 2 and 7",
+    "Aff-Wild2, the whole network of 43.8 M parameters, without label noise",
+    {f"noise {share:g} %": {"label_noise": share / 100} if share else {} for share in (0, 10, 20, 30)},
+    (
+        Row(
+            "Without reliability balancing",
+            "grefel",
+            "Table 2: without reliability balancing",
+            paper={"noise 0 %": (68.15,)},
+        ),
+        Row("Anchors", "grefel", "Table 2: anchors", paper={"noise 0 %": (70.36,)}),
+        Row("Attentive correction (MHSA)", "grefel", "Table 2: MHSA", paper={"noise 0 %": (69.05,)}),
+        Row("Both", "grefel", "Table 2: both", paper={"noise 0 %": (72.48,)}),
+    ),
+    start=Row("start", "grefel", "Table 2: without reliability balancing"),
+    start_epochs={"cpu": 16, "gpu": 200},
+    check=("noise 0 %", "Without reliability balancing"),
+    metrics=("accuracy", "ece"),
+)
+
+_E = Table(
+    "E",
+    "All five as they would be shipped",
+    "no single paper",
+    "",
+    {"": {}},
+    (
+        Row("Cross-entropy", "hsac", same_as=("B", "", "Cross-entropy")),
+        Row("HSAC", "hsac", same_as=("B", "", "HSAC")),
+        Row(
+            "MEK",
+            "mek",
+            changes={
+                "dataset_options": {"label_rule": "majority", "classes": 8},
+                "eval_resolutions": [1, 2, 4, 8],
+                "select_by": "accuracy_over_resolutions",
+            },
+        ),
+        Row("Neural Resizer", "neural_resizer", same_as=("C", "", "e: STN + SR / LTR, F-PDLS")),
+        Row("Multi-resolution training", "multires", same_as=("B", "", "Multi-resolution training")),
+        Row("GReFEL", "grefel", same_as=("D", "noise 0 %", "Both")),
+    ),
+    start_of="B",
+    check=("", "MEK"),
+)
+
+TABLES: dict[str, Table] = {table.letter: table for table in (_A, _B, _C, _D, _E)}
