@@ -31,6 +31,7 @@ _EXPORTS = {
     "analyze_video": "inference.video",
     "build_release": "hub.release",
     "embedded_model_path": "checkpoints.loading",
+    "embedded_models": "checkpoints.loading",
     "evaluate_model": "evaluation",
     "export_onnx": "inference.onnx_export",
     "iter_faces": "inference.pipeline",

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._auto import METHODS
 from ..errors import FerError
 from . import checks
 from .checks import first_sentence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from transformers.image_processing_utils import BaseImageProcessor
 
 DEFAULT_MODEL = "default"
-"""The name of the checkpoint that comes inside the package."""
+"""The name of the checkpoint that comes inside the package; `default-<method>` are the small ones of the methods."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -36,8 +37,9 @@ def load_classifier(
     anything is built of it (`checks`): a checkpoint from strangers is refused or harmless.
 
     Args:
-        model: a checkpoint folder, a Hub id, or None or "default" for the checkpoint inside the package.
-            A folder is read without any network access, and wins over a Hub id of the same name.
+        model: a checkpoint folder, a Hub id, None or "default" for the checkpoint inside the package, or
+            "default-<method>" for another one of `embedded_models`. A folder is read without any network access, and
+            wins over a Hub id of the same name.
         device: a torch device; None takes CUDA where there is one, else the CPU.
         revision: branch, tag or commit of a Hub id.
         trust_remote_code: let the checkpoint bring Python code and run it. Our own models never need it.
@@ -86,16 +88,38 @@ def load_classifier(
     return network.to(where, memory_format=torch.channels_last).eval(), processor
 
 
-def embedded_model_path() -> str:
-    """Folder of the checkpoint that comes inside the package; any `from_pretrained` of transformers takes it.
+def embedded_model_path(method: str | None = None) -> str:
+    """Folder of a checkpoint that comes inside the package; any `from_pretrained` of transformers takes it.
+
+    Args:
+        method: None for the default, else the small checkpoint of a method, such as "hsac".
 
     Raises:
-        FerError: an installation without it.
+        FerError: an installation without it, or no such method.
     """
-    folder = Path(__file__).resolve().parent.parent / "assets"
+    assets = Path(__file__).resolve().parent.parent / "assets"
+    folder = assets / method if method else assets
+    if method and method not in (there := [name.partition("-")[2] for name in embedded_models()[1:]]):
+        listed = ", ".join(there) or "none"
+        raise FerError(f"no checkpoint of {method!r} comes inside the package; there are those of {listed}")
     if not (folder / "config.json").is_file():
         raise FerError(f"the checkpoint inside the package is missing ({folder}); reinstall hf-fer or name a model")
     return str(folder)
+
+
+def embedded_models() -> list[str]:
+    """Names of the checkpoints inside the package: "default", and "default-<method>" for the methods that have one."""
+    assets = Path(__file__).resolve().parent.parent / "assets"
+    return [
+        DEFAULT_MODEL,
+        *(f"{DEFAULT_MODEL}-{name}" for name in METHODS if (assets / name / "config.json").is_file()),
+    ]
+
+
+def embedded_name(folder: str | os.PathLike[str]) -> str | None:
+    """Which of `embedded_models` lies in a folder; None for any other folder."""
+    inside = {Path(resolve_model(name)[0]): name for name in embedded_models()}
+    return inside.get(Path(folder).resolve())
 
 
 def resolve_model(model: str | os.PathLike[str] | None) -> tuple[str, bool]:
@@ -107,9 +131,9 @@ def resolve_model(model: str | os.PathLike[str] | None) -> tuple[str, bool]:
     Raises:
         FerError: neither a checkpoint folder nor something that can be a Hub id.
     """
-    if model is None or os.fspath(model) == DEFAULT_MODEL:
-        return embedded_model_path(), True
-    name = os.fspath(model)
+    name = DEFAULT_MODEL if model is None else os.fspath(model)
+    if name in embedded_models():
+        return embedded_model_path(name.partition("-")[2] or None), True
     if not name:
         raise FerError("'': no such folder; an empty name names no model")
     path = Path(name)

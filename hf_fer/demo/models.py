@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoints.loading import embedded_models
 from ..errors import FerError
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from ..inference.detection import Face, FaceDetector
     from ..inference.pipeline import FacialExpressionPipeline
 
-DEFAULT_NAME = "hf-fer default (inside the package)"
-
 
 class ModelPool:
     """Pipelines by name, for many threads.
@@ -25,7 +24,7 @@ class ModelPool:
     Visitors see Hub ids as they are, and of a folder its name alone.
 
     Args:
-        models: checkpoint folders, Hub ids, or "default".
+        models: checkpoint folders, Hub ids, or the names of `embedded_models`.
         detector: "auto" (YuNet, or the whole picture where there is none), or what `load_detector` takes.
         keep: models in memory at once.
         load: makes a pipeline of a name and a detector; the pipeline's own loader unless a test brings another.
@@ -58,7 +57,8 @@ class ModelPool:
     @property
     def choices(self) -> list[tuple[str, str]]:
         """(what to show, name) of each model."""
-        return [(DEFAULT_NAME if name == "default" else name, name) for name in self.names]
+        inside = embedded_models()
+        return [(f"hf-fer {name} (inside the package)" if name in inside else name, name) for name in self.names]
 
     def check(self) -> None:
         """Loads every model once, the first one last, so that it is there when the first visitor comes.

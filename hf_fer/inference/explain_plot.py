@@ -236,13 +236,13 @@ def _percent(probability: float) -> str:
 
 
 def _model_name(name: str) -> str:
-    """A Hub id as it is, of a folder its own name, and "default" for the checkpoint inside the package."""
-    from ..checkpoints.loading import DEFAULT_MODEL, embedded_model_path
+    """A Hub id as it is, of a folder its own name, and of the checkpoints inside the package "default" and so on."""
+    from ..checkpoints.loading import embedded_name
 
     path = Path(name)
     try:
         if path.is_dir():
-            return DEFAULT_MODEL if path.resolve() == Path(embedded_model_path()) else path.resolve().name
+            return embedded_name(path) or path.resolve().name
     except (OSError, ValueError):  # a name that no file system would take
         pass
     return name

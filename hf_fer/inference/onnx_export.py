@@ -336,12 +336,13 @@ def _describe(
 ) -> dict[str, str]:
     import hf_fer
 
+    from ..checkpoints.loading import embedded_name
     from ..evaluation.systems import digest_of
     from ..models.configuration_base import FerConfig
 
     config = network.config
-    if folder is not None and folder.resolve() == Path(hf_fer.embedded_model_path()):
-        name = "hf-fer-default"
+    if folder is not None and (inside := embedded_name(folder)):
+        name = f"hf-fer-{inside}"
     else:
         name = Path(source).resolve().name if local else source  # not where it lies on this machine
     template = getattr(config, "face_template", None) or ("ferplus" if isinstance(config, FerConfig) else None)

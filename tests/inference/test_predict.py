@@ -26,7 +26,13 @@ from transformers import (
 )
 
 from hf_fer.checkpoints import loading
-from hf_fer.checkpoints.loading import load_classifier, resolve_model
+from hf_fer.checkpoints.loading import (
+    embedded_model_path,
+    embedded_models,
+    embedded_name,
+    load_classifier,
+    resolve_model,
+)
 from hf_fer.errors import FerError
 from hf_fer.inference.images import FailedImage, open_image
 from hf_fer.inference.predict import Prediction, predict_images
@@ -318,3 +324,28 @@ def test_default_means_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     shutil.copytree(checkpoint, tmp_path / "hf_fer" / "assets")
     assert resolve_model(None) == resolve_model("default") == (str(tmp_path / "hf_fer" / "assets"), True)
     assert load_classifier(device="cpu")[0].config.num_labels == len(NAMES)
+    assert embedded_models() == ["default"]
+    with pytest.raises(FerError, match="no checkpoint of 'hsac' comes inside the package; there are those of none"):
+        embedded_model_path("hsac")
+    assert resolve_model("default-hsac") == ("default-hsac", False)  # as good a Hub id as any
+
+
+def test_the_methods_small_checkpoints_have_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path
+) -> None:
+    monkeypatch.setattr(loading, "__file__", str(tmp_path / "hf_fer" / "checkpoints" / "loading.py"))
+    assets = tmp_path / "hf_fer" / "assets"
+    for folder in (assets, assets / "mek", assets / "hsac", assets / "other"):
+        shutil.copytree(checkpoint, folder)
+    assert embedded_models() == ["default", "default-hsac", "default-mek"]
+    assert resolve_model("default-mek") == (str(assets / "mek"), True)
+    assert embedded_model_path("hsac") == str(assets / "hsac") and embedded_model_path() == str(assets)
+    assert [embedded_name(folder) for folder in (assets, assets / "mek", assets / "other")] == [
+        "default",
+        "default-mek",
+        None,
+    ]
+    with pytest.raises(
+        FerError, match="no checkpoint of 'grefel' .* there are those of hsac, mek"
+    ):
+        embedded_model_path("grefel")
