@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
+from ..checkpoints.loading import embedded_name
 from ..errors import FerError
 from ..evaluation.markdown import one_line, shorten
 from .card_metadata import card_metadata
@@ -22,9 +23,6 @@ PLOTS = {
     "embeddings.png": "Embeddings of the test split (t-SNE)",
     "losses.png": "The loss's parts during training",
 }
-
-_EMBEDDED = Path(__file__).parents[1] / "assets"
-_EMBEDDED_NAME = "hf-fer-default"
 
 
 def write_card(run_or_report: str | Path, repo_id: str | None = None, output: str | Path | None = None) -> Path:
@@ -71,7 +69,8 @@ def build_card(run_or_report: str | Path, repo_id: str | None = None, *, picture
 
     run = read_run_files(run_or_report)
     folder = run.folder
-    title = one_line(repo_id or (_EMBEDDED_NAME if folder.resolve() == _EMBEDDED else folder.resolve().name))
+    inside = embedded_name(folder)
+    title = one_line(repo_id or (f"hf-fer-{inside}" if inside else folder.resolve().name))
     try:
         context = card_text(title, run, code_hashes(folder))
         plots = {file: text for file, text in PLOTS.items() if run.report and (folder / file).is_file()}

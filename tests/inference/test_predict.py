@@ -345,7 +345,5 @@ def test_the_methods_small_checkpoints_have_names(
         "default-mek",
         None,
     ]
-    with pytest.raises(
-        FerError, match="no checkpoint of 'grefel' .* there are those of hsac, mek"
-    ):
+    with pytest.raises(FerError, match=r"no checkpoint of 'grefel' .* there are those of hsac, mek"):
         embedded_model_path("grefel")
