@@ -21,8 +21,8 @@ from hf_fer.training.recipe import Recipe, load_recipe
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
 CONFIGS = sorted((RECIPES / "configs").glob("*.yaml"))
-# Ours: the drawn faces, and the model inside the package.
-OURS = [path for path in CONFIGS if path.stem.endswith(("_synthetic", "_embedded", "_small"))]
+# Ours: the drawn faces, the model inside the package, and the scales of benchmarks/reproduce.py.
+OURS = [path for path in CONFIGS if path.stem.endswith(("_synthetic", "_embedded", "_tuned", "_small", "_cpu", "_gpu"))]
 PAPERS = [path for path in CONFIGS if path not in OURS]
 LAUNCH = sorted((RECIPES / "accelerate").glob("*.yaml"))
 README = (RECIPES / "README.md").read_text(encoding="utf-8")
