@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 import subprocess
 import sys
@@ -295,6 +296,16 @@ def test_the_page_shows_ours_beside_the_papers(published: Path, monkeypatch: pyt
     assert "all from the same start: 1 epochs of cross-entropy" in text.replace("1 epoch ", "1 epochs ")
     runs.record_path(next(c for c in cells(SMALL, "cpu", 1) if c.row == "MEK"), published).unlink()
     assert "(n = 2)" in page.render(published)  # what is missing shows
+
+
+def test_the_page_has_its_pictures(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    monkeypatch.setattr(page, "SIGNS", ())
+    written = page.write_page(tmp_path / "docs" / "page.md", published)
+    (picture,) = re.findall(r"!\[.+\]\((.+)\)", written.read_text())
+    with Image.open(written.with_name(picture)) as image:
+        assert image.size[0] > 800 and len(image.convert("RGB").getcolors(1 << 24)) > 50
 
 
 def test_the_committed_page_is_what_the_records_give() -> None:

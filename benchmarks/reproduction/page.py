@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_fer.evaluation.markdown import code, escape, fenced, table
 
+from .pictures import plot_gains
 from .runs import RECORDS, ROOT
 from .summary import SEEDS, SIGNS, Sign, Spread, differences, records_of, spread, start_record, verdict
 from .tables import TABLES, Row, Table
@@ -20,7 +21,12 @@ _TIMES = "\u00d7"
 
 
 def write_page(path: Path = PAGE, folder: Path = RECORDS) -> Path:
-    """Writes the page out of the records; raises what `find_record` raises."""
+    """Writes the page and its pictures out of the records; raises what `find_record` raises."""
+    for one in TABLES.values():
+        found = _found(one, folder)
+        if any(found.values()):
+            plot_gains(one, found, _drawn(one, found), path.with_name(_picture(one)))
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render(folder), encoding="utf-8")
     return path
 
@@ -37,17 +43,14 @@ def _section(one: Table, folder: Path) -> Iterator[str]:
     yield f"## {one.letter}. {one.title}"
     if one.paper:
         yield f"After {one.source}; its figures, in italics, are on {one.paper}."
-    found = {
-        (row.name, condition): records_of(one, row.name, condition, folder=folder)
-        for row in one.rows
-        for condition in one.conditions
-    }
+    found = _found(one, folder)
     made = [record for records in found.values() for record in records.values()]
     if not made:
         yield "Not run yet."
         return
     yield _settings(one, made, folder)
     yield _figures(one, found)
+    yield f"![What each row of table {one.letter} gains on {one.rows[0].name.lower()}]({_picture(one)})"
     signs = [sign for sign in SIGNS if sign.table == one.letter]
     if signs:
         yield "What the paper claims, and what came out (differences in points, seed by seed from the same start):"
@@ -57,6 +60,25 @@ def _section(one: Table, folder: Path) -> Iterator[str]:
         yield reading.read_text(encoding="utf-8").strip()
     command = f"python benchmarks/reproduce.py --table {one.letter} --scale cpu --data-root DIR"
     yield fenced(command, "bash")
+
+
+def _found(one: Table, folder: Path) -> dict[tuple[str, str], dict[int, dict[str, Any]]]:
+    """The records of a table by (row, condition) and seed."""
+    return {
+        (row.name, condition): records_of(one, row.name, condition, folder=folder)
+        for row in one.rows
+        for condition in one.conditions
+    }
+
+
+def _picture(one: Table) -> str:
+    return f"reproduction-{one.letter.lower()}.png"
+
+
+def _drawn(one: Table, found: dict[tuple[str, str], dict[int, dict[str, Any]]]) -> list[tuple[str, str, str]]:
+    """The columns of the picture: all conditions, or all factors."""
+    made = [record for records in found.values() for record in records.values()]
+    return [column for column in _columns(one, made) if column[1] == one.drawn]
 
 
 def _settings(one: Table, made: list[dict[str, Any]], folder: Path) -> str:
