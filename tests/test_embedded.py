@@ -144,3 +144,33 @@ def test_the_command_line_measures_what_the_report_says(report: dict, tmp_path: 
     for factor, metrics in report["selected"]["resolutions"].items():
         # Another CPU may sum in another order and tip a face or two that sit on the fence.
         assert record["resolutions"][factor]["accuracy"] == pytest.approx(metrics["accuracy"], abs=2e-3)
+
+
+METHODS_INSIDE = [name.partition("-")[2] for name in hf_fer.embedded_models()[1:]]
+
+
+@pytest.mark.parametrize("method", METHODS_INSIDE)
+def test_a_methods_small_checkpoint_is_what_it_says(method: str, faces: dict[str, Path]) -> None:
+    folder = Path(hf_fer.embedded_model_path(method))
+    assert folder == ASSETS / method
+    assert (folder / "model.safetensors").stat().st_size <= 6_000_000
+    assert {"README.md", "recipe.yaml", "report.json", "metrics.jsonl"} <= {path.name for path in folder.iterdir()}
+    for copy in folder.glob("*.py"):
+        assert copy.read_text() == (MODELS / copy.name).read_text(), f"copy hf_fer/models/{copy.name} to {folder}"
+    model, processor = hf_fer.load_classifier(f"default-{method}", "cpu")
+    assert model.config.model_type == method
+    report = json.loads((folder / "report.json").read_text())["selected"]
+    assert (report["dataset"], report["split"], report["n"]) == ("ferplus", "test", 3153)
+    assert list(report["resolutions"]) == ["1", "2", "4", "8"]
+    (answer,) = hf_fer.predict_images([faces["colour.jpg"]], model, processor)
+    assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS_INSIDE)
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs FERPlus (set HF_FER_SHARED to a folder with data/ferplus)")
+def test_a_methods_small_checkpoint_is_as_good_as_its_report(method: str) -> None:
+    """On every eighth test image, against the committed record of the whole split."""
+    faces = hf_fer.load_fer_dataset("ferplus", SHARED)["test"]
+    report = json.loads((ASSETS / method / "report.json").read_text())["selected"]["resolutions"]["1"]
+    record = hf_fer.evaluate_model(f"default-{method}", faces.select(range(0, len(faces), 8)), dataset_name="ferplus")
+    assert record["resolutions"]["1"]["accuracy"] == pytest.approx(report["accuracy"], abs=0.07)  # 3 standard errors
