@@ -22,7 +22,7 @@ from hf_fer.training.sweep_plan import Run, _check_model, flow
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from reproduction import page, runs, summary  # noqa: E402
+from reproduction import balancing, page, runs, summary  # noqa: E402
 from reproduction.tables import SCALES, TABLES, Cell, Row, Table, cells, slug, start_cell  # noqa: E402
 
 RECORD = ROOT / "leaderboard" / "records" / "small-ce.json"
@@ -230,6 +230,44 @@ def test_one_cell_for_real(tmp_path: Path) -> None:
     assert "diagnostics" not in run.report and not (run.folder / "embeddings.png").exists()
     again = runs.train_cell(cell, tmp_path, None, {"cpu_threads": 1})  # what is finished is taken as it is
     assert again.report == run.report
+
+
+def test_balancing_is_measured_on_one_models_two_answers(tmp_path: Path) -> None:
+    import torch
+
+    from hf_fer import GReFELConfig, GReFELForImageClassification, load_fer_dataset
+    from hf_fer.training.export import build_processor
+
+    data = load_fer_dataset("synthetic", train=8, validation=8, test=24, size=64)["test"]
+    names = data.features["label"].names
+    torch.manual_seed(0)
+    config = GReFELConfig(
+        id2label=dict(enumerate(names)), label2id={n: k for k, n in enumerate(names)}, **GReFELConfig.tiny
+    )
+    model = GReFELForImageClassification(config).eval()
+    with torch.no_grad():
+        model.classifier[-1].weight.mul_(30)  # a head that is surer than it may be
+    processor = build_processor(64, None, [0.5] * 3, [0.25] * 3)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    found = balancing.before_and_after(tmp_path, data, batch_size=7)
+    bins: dict[str, list[list[tuple[float, bool]]]] = {
+        "before": [[] for _ in range(15)],
+        "after": [[] for _ in range(15)],
+    }
+    for row in data:
+        with torch.no_grad():
+            output = model(**processor(images=row["image"].convert("RGB"), return_tensors="pt"))
+        for when, name in (("before", "primary_distribution"), ("after", "final_distribution")):
+            p = output[name][0].double()
+            sure = p.max().item()
+            bins[when][min(14, math.ceil(sure * 15) - 1)].append((sure, p.argmax().item() == row["label"]))
+    for when, each in bins.items():
+        gaps = [abs(sum(s for s, _ in b) - sum(right for _, right in b)) for b in each]
+        assert found[when]["ece"] == pytest.approx(sum(gaps) / len(data), abs=1e-5)
+        right = sum(right for b in each for _, right in b)
+        assert found[when]["accuracy"] == pytest.approx(right / len(data))
+    assert found["before"]["ece"] != pytest.approx(found["after"]["ece"], abs=1e-3)
 
 
 # What comes out ---------------------------------------------------------------------------------------------

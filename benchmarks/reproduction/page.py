@@ -51,6 +51,9 @@ def _section(one: Table, folder: Path) -> Iterator[str]:
     yield _settings(one, made, folder)
     yield _figures(one, found)
     yield f"![What each row of table {one.letter} gains on {one.rows[0].name.lower()}]({_picture(one)})"
+    if any("balancing" in record["reproduction"] for record in made):
+        yield "ECE of the head alone, and after balancing, of the same models:"
+        yield _balancing(one, found)
     signs = [sign for sign in SIGNS if sign.table == one.letter]
     if signs:
         yield "What the paper claims, and what came out (differences in points, seed by seed from the same start):"
@@ -143,6 +146,18 @@ def _figures(one: Table, found: dict[tuple[str, str], dict[int, dict[str, Any]]]
         if row.paper:
             lines.append(["&nbsp;&nbsp;the paper", *(_paper(one, row, column) for column in columns)])
     return table(["", *heads], lines)
+
+
+def _balancing(one: Table, found: dict[tuple[str, str], dict[int, dict[str, Any]]]) -> str:
+    lines = []
+    for row in one.rows:
+        line = [escape(row.name)]
+        for condition in one.conditions:
+            made = [record["reproduction"]["balancing"] for record in found[row.name, condition].values()]
+            both = [[one[when]["ece"] for one in made] for when in ("before", "after")]
+            line.append(" to ".join(_cell(Spread.of(values) if values else None) for values in both))
+        lines.append(line)
+    return table(["", *one.conditions], lines)
 
 
 def _cell(value: Spread | None) -> str:

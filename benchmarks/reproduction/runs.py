@@ -18,6 +18,7 @@ from hf_fer.training.recipe import load_recipe
 from hf_fer.training.sweep import execute_run
 from hf_fer.training.sweep_plan import Run, flow
 
+from .balancing import before_and_after
 from .tables import Cell
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,7 +124,10 @@ def run_cells(
         print(f"{time.strftime('%H:%M:%S')} {cell}", flush=True)
         run = train_cell(cell, runs, data_root, flags)
         if find_record(cell, records) is None:
-            write_record(_record(cell, run, commit), record_path(cell, records))
+            made = _record(cell, run, commit)
+            if cell.method == "grefel" and cell.row != "start":
+                made["reproduction"]["balancing"] = before_and_after(run.folder, _test_split(run, data_root))
+            write_record(made, record_path(cell, records))
 
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         for cell in needed:  # in order: whoever waits for a start waits for one that is at work already
@@ -136,6 +140,12 @@ def run_cells(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [cell for cell in left if find_record(cell, records) is None]
+
+
+def _test_split(run: Run, data_root: Path | None) -> Any:
+    from hf_fer import load_fer_dataset
+
+    return load_fer_dataset(run.recipe.dataset, data_root, **run.recipe.dataset_options)[run.recipe.test_split]
 
 
 def train_cell(cell: Cell, runs: Path, data_root: Path | None, flags: Mapping[str, Any] | None = None) -> Run:
