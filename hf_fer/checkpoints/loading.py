@@ -118,8 +118,10 @@ def embedded_models() -> list[str]:
 
 def embedded_name(folder: str | os.PathLike[str]) -> str | None:
     """Which of `embedded_models` lies in a folder; None for any other folder."""
-    inside = {Path(resolve_model(name)[0]): name for name in embedded_models()}
-    return inside.get(Path(folder).resolve())
+    assets = Path(__file__).resolve().parent.parent / "assets"
+    places = {assets: DEFAULT_MODEL, **{assets / method: f"{DEFAULT_MODEL}-{method}" for method in METHODS}}
+    name = places.get(Path(folder).resolve())  # not `resolve_model`, which an installation without one refuses
+    return name if name in embedded_models() else None
 
 
 def resolve_model(model: str | os.PathLike[str] | None) -> tuple[str, bool]:

@@ -327,6 +327,8 @@ def test_default_means_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert embedded_models() == ["default"]
     with pytest.raises(FerError, match="no checkpoint of 'hsac' comes inside the package; there are those of none"):
         embedded_model_path("hsac")
+    (tmp_path / "hf_fer" / "assets" / "config.json").unlink()  # an installation without it still names other folders
+    assert embedded_name(checkpoint) is None
     assert resolve_model("default-hsac") == ("default-hsac", False)  # as good a Hub id as any
 
 
