@@ -37,6 +37,10 @@ def main(argv: list[str] | None = None) -> int:
         if options.check:
             agreed = [check(TABLES[name], options.scale, options.data_root, flags) for name in options.table]
             return 0 if all(agreed) else 1
+        if options.seed is not None and not 0 <= options.seed < options.seeds:
+            raise FerError(
+                f"There is no seed {options.seed} among 0 ... {options.seeds - 1}; choose one, or set --seeds."
+            )
         wanted = [cell for name in options.table for cell in cells(TABLES[name], options.scale, options.seeds)]
         if options.seed is not None:
             wanted = [cell for cell in wanted if cell.seed == options.seed]
@@ -52,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"reproduce: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("reproduce: interrupted; the same command goes on from here", file=sys.stderr)
+        begins = "the check begins anew next time" if options.check else "the same command goes on from here"
+        print(f"reproduce: interrupted; {begins}", file=sys.stderr)
         return 130
     if left:
         print(f"{len(left)} of {len(wanted)} cells are left; the same command goes on from here")

@@ -124,11 +124,15 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     """Runs in place of trainings; each leaves the weights that others start from."""
     done: list[Run] = []
 
-    def execute(run: Run, train: list[str]) -> None:
+    def execute(run: Run, train: list[str], inherited: tuple[int, ...]) -> None:
         assert Path(train[4]).is_file()
+        with pytest.raises(FerError, match="Another process is at work in"), runs._alone_in(run.folder):
+            pass
+        assert inherited  # the lock outlives this process where the training does
         done.append(run)
         run.report = made_up_report(0.5, run.seed)
-        run.folder.mkdir(parents=True)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / "report.json").write_text("{}")
         (run.folder / "model.safetensors").write_bytes(b"weights")
 
     monkeypatch.setattr(runs, "execute_run", execute)
@@ -182,8 +186,65 @@ def test_no_run_is_begun_when_time_is_up(tmp_path: Path, trained: list[Run]) -> 
 
 def test_a_failed_run_is_an_error_that_names_the_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "source_commit", lambda: "0" * 40)
-    monkeypatch.setattr(runs, "execute_run", lambda run, train: setattr(run, "error", "the loss is not finite"))
+    monkeypatch.setattr(runs, "execute_run", lambda run, *_: setattr(run, "error", "the loss is not finite"))
     with pytest.raises(FerError, match="T, one, start, seed 0 failed: the loss is not finite"):
+        runs.run_cells(cells(SMALL, "cpu", 1), tmp_path / "runs", None, records=tmp_path / "records")
+
+
+def test_no_run_is_begun_after_one_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+
+    def execute(run: Run, *_: object) -> None:
+        begun.append(run.folder.parent.name)
+        run.error = "the loss is not finite"
+
+    monkeypatch.setattr(runs, "source_commit", lambda: "0" * 40)
+    monkeypatch.setattr(runs, "execute_run", execute)
+    alone = [Cell(**{**vars(cell), "start": None}) for cell in cells(SMALL, "cpu", 3)]
+    with pytest.raises(FerError, match="T, one, start, seed 0 failed"):
+        runs.run_cells(alone, tmp_path / "runs", None, records=tmp_path / "records")
+    assert begun == ["start"]
+
+
+def test_a_start_that_was_killed_while_it_was_written_is_not_taken(tmp_path: Path, trained: list[Run]) -> None:
+    wanted = list(cells(SMALL, "cpu", 1))
+    runs.run_cells(wanted, tmp_path / "runs", None, records=tmp_path / "records")
+    runs.record_path(wanted[1], tmp_path / "records").unlink()
+    (tmp_path / "runs" / wanted[0].path / "report.json").unlink()  # its record is there, and its weights half
+    trained.clear()
+    runs.run_cells(wanted, tmp_path / "runs", None, records=tmp_path / "records")
+    assert [run.folder.parent.name for run in trained] == ["start", "plain-first"]
+
+
+def test_a_finished_run_without_a_record_names_the_commit_it_was_made_at(
+    tmp_path: Path, trained: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = list(cells(SMALL, "cpu", 1))
+    runs.run_cells(wanted, tmp_path / "runs", None, records=tmp_path / "records")
+    killed = runs.record_path(wanted[1], tmp_path / "records")  # between the training and the record
+    killed.unlink()
+    monkeypatch.setattr(runs, "source_commit", lambda: "1" * 40)
+    runs.run_cells(wanted, tmp_path / "runs", None, records=tmp_path / "records")
+    assert read_record(killed)["reproduction"]["commit"] == "0" * 40
+    killed.unlink()
+    runs.run_cells(wanted, tmp_path / "elsewhere", None, records=tmp_path / "records")
+    assert read_record(killed)["reproduction"]["commit"] == "1" * 40
+
+
+def test_every_run_names_the_commit_of_its_own_begin(
+    tmp_path: Path, trained: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table takes hours, in which somebody may commit, or edit."""
+    monkeypatch.setattr(runs, "source_commit", lambda: str(len(trained)) * 40)
+    wanted = list(cells(SMALL, "cpu", 1))
+    runs.run_cells(wanted, tmp_path / "runs", None, records=tmp_path / "records")
+    made = [read_record(runs.record_path(cell, tmp_path / "records"))["reproduction"]["commit"] for cell in wanted]
+    assert made == [str(k) * 40 for k in range(6)]
+
+
+def test_a_place_that_cannot_be_written_to_is_one_sentence(tmp_path: Path, trained: list[Run]) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(FerError, match=r"cannot be written to .* choose another folder with --runs"):
         runs.run_cells(cells(SMALL, "cpu", 1), tmp_path / "runs", None, records=tmp_path / "records")
 
 
@@ -203,6 +264,9 @@ def test_sources_that_differ_from_the_commit_are_refused(monkeypatch: pytest.Mon
     git("commit", "-qm", "one")
     (tmp_path / "benchmarks" / "records").mkdir(parents=True)
     (tmp_path / "benchmarks" / "records" / "new.json").write_text("{}")  # what this writes itself
+    with pytest.raises(FerError, match="hf_fer is imported from"):  # the commit says nothing about that one
+        runs.source_commit()
+    monkeypatch.setattr(runs, "PACKAGE", tmp_path / "hf_fer")
     assert len(runs.source_commit()) == 40
     (tmp_path / "recipes" / "one.yaml").write_text("epochs: 2\n")
     with pytest.raises(FerError, match=r"recipes/one\.yaml differs from it; commit first"):
@@ -336,6 +400,24 @@ def test_the_page_shows_ours_beside_the_papers(published: Path, monkeypatch: pyt
     assert "(n = 2)" in page.render(published)  # what is missing shows
 
 
+def test_a_table_of_other_tables_rows_says_how_they_differ(
+    tmp_path: Path, trained: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    balanced = {"before": {"accuracy": 0.5, "ece": 0.25}, "after": {"accuracy": 0.5, "ece": 0.125}}
+    monkeypatch.setattr(runs, "before_and_after", lambda *a: balanced)
+    monkeypatch.setattr(runs, "_test_split", lambda *a: None)
+    shown = {row.same_as or ("E", "", row.name) for row in TABLES["E"].rows}
+    every = (cell for letter in "BCDE" for cell in cells(TABLES[letter], "cpu", 1))
+    wanted = [cell for cell in every if (cell.table, cell.condition, cell.row) in shown]
+    runs.run_cells(wanted, tmp_path / "runs", None, records=tmp_path / "records")
+    text = page.render(tmp_path / "records")
+    reliability, all_five = text.split("## D. ")[1].split("## E. ")
+    assert "| Both | 25.00 (n = 1) to 12.50 (n = 1) |" in reliability and "all from the same start: 16" in reliability
+    assert "after balancing" not in all_five  # only one of its rows has that
+    assert "at 48 or 64 px" in all_five and "2 or 3 or 8 epochs of 64 images" in all_five
+    assert "trained in: 6 (B), 6 (C), 16 (D) epochs of cross-entropy" in all_five and "the same start" not in all_five
+
+
 def test_the_page_has_its_pictures(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
@@ -387,6 +469,28 @@ def reproduce(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_command_says_what_it_wants() -> None:
     done = reproduce("--table", "Q")
     assert done.returncode == 2 and "invalid choice: 'Q'" in done.stderr
+
+
+def test_a_seed_that_the_table_has_not_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    import reproduce as script
+
+    assert script.main(["--table", "A", "--seed", "3"]) == 2
+    assert "no seed 3 among 0 ... 2" in capsys.readouterr().err
+
+
+def test_an_interrupted_check_leaves_nothing_to_go_on_from(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import reproduce as script
+
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "check", interrupt)
+    monkeypatch.setattr(script, "run_cells", interrupt)
+    assert script.main(["--table", "A", "--check"]) == script.main(["--table", "A"]) == 130
+    first, second = capsys.readouterr().err.splitlines()
+    assert "begins anew" in first and "goes on from here" in second
 
 
 def test_check_compares_with_the_published_spread(

@@ -11,7 +11,7 @@ from hf_fer.evaluation.markdown import code, escape, fenced, table
 
 from .pictures import plot_gains
 from .runs import RECORDS, ROOT
-from .summary import SEEDS, SIGNS, Sign, Spread, differences, records_of, spread, start_record, verdict
+from .summary import SEEDS, SIGNS, Sign, Spread, differences, records_of, spread, verdict
 from .tables import TABLES, Row, Table
 
 PAGE = ROOT / "docs" / "reproduction.md"
@@ -48,10 +48,10 @@ def _section(one: Table, folder: Path) -> Iterator[str]:
     if not made:
         yield "Not run yet."
         return
-    yield _settings(one, made, folder)
+    yield _settings(one, made)
     yield _figures(one, found)
     yield f"![What each row of table {one.letter} gains on {one.rows[0].name.lower()}]({_picture(one)})"
-    if any("balancing" in record["reproduction"] for record in made):
+    if all("balancing" in record["reproduction"] for record in made):  # table E shows other methods beside GReFEL
         yield "ECE of the head alone, and after balancing, of the same models:"
         yield _balancing(one, found)
     signs = [sign for sign in SIGNS if sign.table == one.letter]
@@ -84,45 +84,60 @@ def _drawn(one: Table, found: dict[tuple[str, str], dict[int, dict[str, Any]]]) 
     return [column for column in _columns(one, made) if column[1] == one.drawn]
 
 
-def _settings(one: Table, made: list[dict[str, Any]], folder: Path) -> str:
-    """What a reader must know of a table's runs, as the records tell it."""
+def _settings(one: Table, made: list[dict[str, Any]]) -> str:
+    """What a reader must know of a table's runs, as the records tell it: of all of them, as rows may differ."""
     first = made[0]
     recipe, options = first["reproduction"]["recipe"], first["options"]
     parameters = sorted({record["parameters"] for record in made})
     size = " to ".join(f"{count / 1e6:.2f} M" for count in dict.fromkeys((parameters[0], parameters[-1])))
-    epochs = sorted({record["reproduction"]["recipe"]["epochs"] for record in made})
-    start = start_record(one, next(iter(one.conditions)), folder=folder)
     commits = Counter(record["reproduction"]["commit"][:7] for record in made)
     images = {
         condition: next((r["reproduction"]["data"]["train"]["n"] for r in made if _is(r, condition)), None)
         for condition in one.conditions
     }
     trained = ", ".join(f"{n:,}{f' ({name})' if name else ''}" for name, n in images.items() if n is not None)
-    hardware = first["hardware"]
+    chosen = dict.fromkeys(record["reproduction"]["selected_by"] for record in made)
+    machines = dict.fromkeys(_machine(record) for record in made)
     facts = [
         f"FERPlus, {options['classes']} classes, rule {options['label_rule']}: {trained} training images, "
         f"{first['n']:,} test images.",
-        f"Networks of {size} parameters at {recipe['image_size']} px.",
-        f"{_count(epochs)} epochs of {recipe['batch_size']} images a step"
-        + (
-            f", all from the same start: {start['reproduction']['recipe']['epochs']} epochs of cross-entropy on the "
-            "same training images, whose backbone every row goes on from with a new classifier."
-            if start
-            else ", from scratch."
-        ),
-        f"The epoch is chosen by {made[0]['reproduction']['selected_by']}.",
-        f"Machine: {escape(hardware.get('processor') or hardware.get('device'))}, {recipe['cpu_threads']} thread, "
-        f"{recipe['mixed_precision']}. Commit {', '.join(code(c) for c in commits)}.",
+        f"Networks of {size} parameters at {_all(made, 'image_size')} px.",
+        f"{_all(made, 'epochs')} epochs of {_all(made, 'batch_size')} images a step, {_starts(made)}",
+        f"The epoch is chosen by {' or '.join(chosen)}.",
+        f"Machine: {' or '.join(machines)}, {recipe['cpu_threads']} thread, {recipe['mixed_precision']}. "
+        f"Commit {', '.join(code(c) for c in commits)}.",
     ]
     return " ".join(facts)
 
 
+def _all(made: list[dict[str, Any]], key: str) -> str:
+    """The values of a recipe key among the records."""
+    return " or ".join(map(str, sorted({record["reproduction"]["recipe"][key] for record in made})))
+
+
+def _machine(record: dict[str, Any]) -> str:
+    return escape(record["hardware"].get("processor") or record["hardware"].get("device"))
+
+
+def _starts(made: list[dict[str, Any]]) -> str:
+    """What the rows go on from; those that another table trained, from that table's start."""
+    paths = {record["reproduction"]["start"] for record in made} - {None}
+    letters = sorted({path.split("/")[1] for path in paths})
+    epochs = {letter: TABLES[letter].start_epochs["cpu"] for letter in letters}
+    rest = (
+        "epochs of cross-entropy on the same training images, whose backbone every row goes on from; all else, such as "
+        "the classifier, begins anew."
+    )
+    if not letters:
+        return "from scratch."
+    if len(letters) == 1:
+        return f"all from the same start: {epochs[letters[0]]} {rest}"
+    each = ", ".join(f"{count} ({letter})" for letter, count in epochs.items())
+    return f"each from the start of the table that it is trained in: {each} {rest}"
+
+
 def _is(record: dict[str, Any], condition: str) -> bool:
     return record["reproduction"]["condition"] == condition
-
-
-def _count(values: list[int]) -> str:
-    return " or ".join(map(str, values))
 
 
 def _columns(one: Table, made: list[dict[str, Any]]) -> list[tuple[str, str, str]]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import hf_fer
 from hf_fer._auto import config_class
 from hf_fer.errors import FerError
 from hf_fer.evaluation import read_record, write_record
 from hf_fer.training.recipe import load_recipe
+from hf_fer.training.run import _BEST
 from hf_fer.training.sweep import execute_run
 from hf_fer.training.sweep_plan import Run, flow
 
@@ -23,6 +28,7 @@ from .tables import Cell
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "benchmarks" / "records"
+PACKAGE = Path(hf_fer.__file__).resolve().parent
 _SOURCES = ("hf_fer", "recipes", "benchmarks")  # what decides about the figures
 _METRICS = ("accuracy", "mean_class_accuracy")
 
@@ -31,7 +37,7 @@ def source_commit() -> str:
     """The commit that the working tree is at.
 
     Raises:
-        FerError: no repository, or sources that differ from what is committed.
+        FerError: no repository, sources that differ from what is committed, or an hf_fer from elsewhere.
     """
 
     def git(*words: str) -> str:
@@ -48,6 +54,11 @@ def source_commit() -> str:
     if changed:
         name = changed.split()[1]
         raise FerError(f"Records name the commit they were made at, but {name} differs from it; commit first.")
+    if ROOT not in PACKAGE.parents:
+        raise FerError(
+            f"Records name the commit they were made at, but hf_fer is imported from {PACKAGE.parent}; install this "
+            f"clone with `pip install -e {shlex.quote(str(ROOT))}`."
+        )
     return commit
 
 
@@ -105,26 +116,38 @@ def run_cells(
         The cells that are still without a record.
 
     Raises:
-        FerError: a run failed, or see `source_commit`, `find_record`.
+        FerError: a run failed, another process is at work on it, or see `source_commit`, `find_record`.
     """
     left = [cell for cell in wanted if find_record(cell, records) is None]
     needed = [*{id(c): c for cell in left for c in (cell.start, cell) if c is not None}.values()]
     if not needed:
         return []
-    commit, begun = source_commit(), time.monotonic()
+    source_commit()
+    begun, stopped = time.monotonic(), threading.Event()
     done: dict[str, concurrent.futures.Future[None]] = {}
 
     def work(cell: Cell) -> None:
+        try:
+            run_one(cell)
+        except BaseException:
+            stopped.set()  # at once: this thread would take the next cell before the main one hears of it
+            raise
+
+    def run_one(cell: Cell) -> None:
         if cell.start is not None:
             done[cell.start.path].result()
+        if stopped.is_set():
+            return
         if minutes is not None and time.monotonic() - begun > 60 * minutes:
             return
-        if cell.row == "start" and (runs / cell.path / "model.safetensors").is_file() and find_record(cell, records):
+        if cell.row == "start" and _is_finished(runs / cell.path) and find_record(cell, records):
             return
+        commit, note = source_commit(), runs / f"{cell.path}.commit"
         print(f"{time.strftime('%H:%M:%S')} {cell}", flush=True)
-        run = train_cell(cell, runs, data_root, flags)
+        run = train_cell(cell, runs, data_root, flags, commit)
         if find_record(cell, records) is None:
-            made = _record(cell, run, commit)
+            # A run that ended without leaving a record was not made by what is checked out now.
+            made = _record(cell, run, note.read_text(encoding="utf-8") if note.is_file() else commit)
             if cell.method == "grefel" and cell.row != "start":
                 made["reproduction"]["balancing"] = before_and_after(run.folder, _test_split(run, data_root))
             write_record(made, record_path(cell, records))
@@ -137,6 +160,7 @@ def run_cells(
             for future in concurrent.futures.as_completed(done.values()):
                 future.result()
         except BaseException:
+            stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [cell for cell in left if find_record(cell, records) is None]
@@ -148,11 +172,59 @@ def _test_split(run: Run, data_root: Path | None) -> Any:
     return load_fer_dataset(run.recipe.dataset, data_root, **run.recipe.dataset_options)[run.recipe.test_split]
 
 
-def train_cell(cell: Cell, runs: Path, data_root: Path | None, flags: Mapping[str, Any] | None = None) -> Run:
+def _is_finished(folder: Path) -> bool:
+    """Whether a training has come to its end there; before, its weights may be half written."""
+    return (folder / "report.json").is_file() and not (folder / _BEST).is_file()
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[tuple[int, ...]]:
+    """Locks a run; yields the descriptors that hold the lock, for the training to hold it too.
+
+    So neither a second command nor the one after a kill touches a run that is still at work. The system drops the
+    lock when the last holder is gone; the file beside the folder stays.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder.with_name(f"{folder.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        reason = error.strerror or error
+        raise FerError(
+            f"{folder.parent} cannot be written to ({reason}); choose another folder with --runs."
+        ) from error
+    try:
+        if os.name != "nt":  # no locks of this kind
+            import fcntl
+
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FerError(f"Another process is at work in {folder}; wait for its end, or stop it.") from None
+            except OSError:  # a file system without locks
+                pass
+        yield (descriptor,)
+    finally:
+        os.close(descriptor)
+
+
+def train_cell(
+    cell: Cell,
+    runs: Path,
+    data_root: Path | None,
+    flags: Mapping[str, Any] | None = None,
+    commit: str | None = None,
+) -> Run:
     """Trains one cell, or takes the run that is there.
 
+    Args:
+        cell: what to train.
+        runs: where the runs lie.
+        data_root: of the data set.
+        flags: as for `run_cells`.
+        commit: noted beside the run as what it is trained at, unless it is finished; None notes nothing.
+
     Raises:
-        FerError: it failed, or its start is not there.
+        FerError: it failed, its start is not there, or another process is at work on it.
     """
     folder = runs / cell.path
     words = {**cell.flags, **(flags or {}), "seed": cell.seed, "output_dir": str(folder)}
@@ -166,8 +238,10 @@ def train_cell(cell: Cell, runs: Path, data_root: Path | None, flags: Mapping[st
     arguments = [f"--{key}={flow(value)}" for key, value in words.items()]
     recipe = load_recipe(config_class(cell.method), config, arguments)
     run = Run({}, cell.seed, folder, arguments, recipe)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    execute_run(run, [sys.executable, "-m", "hf_fer.cli", "train", config, f"--method={cell.method}"])
+    with _alone_in(folder) as inherited:
+        if commit is not None and not _is_finished(folder):
+            folder.with_name(f"{folder.name}.commit").write_text(commit, encoding="utf-8")
+        execute_run(run, [sys.executable, "-m", "hf_fer.cli", "train", config, f"--method={cell.method}"], inherited)
     if run.report is None:
         raise FerError(f"{cell} failed: {run.error}")
     return run

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .runs import RECORDS, find_record
-from .tables import TABLES, Cell, Table, cells, start_cell
+from .tables import TABLES, Table, cells
 
 SEEDS = 3
 
@@ -72,12 +72,6 @@ def records_of(
     own = [cell for cell in cells(table, scale, seeds) if (cell.row, cell.condition) == (row, condition)]
     found = {cell.seed: find_record(cell, folder) for cell in own}
     return {seed: record for seed, record in found.items() if record is not None}
-
-
-def start_record(table: Table, condition: str, scale: str = "cpu", folder: Path = RECORDS) -> dict[str, Any] | None:
-    """Seed 0 of what a table's rows start from; None where they start from scratch, or there is no record yet."""
-    cell: Cell | None = start_cell(table, scale, condition, 0)
-    return None if cell is None else find_record(cell, folder)
 
 
 def figure(record: dict[str, Any], metric: str, factor: str = "1") -> float:
