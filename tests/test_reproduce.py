@@ -8,6 +8,7 @@ import re
 import statistics
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def made_up_report(accuracy: float, seed: int) -> dict[str, Any]:
         "selected": {**record, "seed": seed, "epoch": 2},
         "last": {"epoch": 3, "resolutions": record["resolutions"]},
         "selected_by": "accuracy on the validation split",
-        "data": {"train": {"n": 100 + round(100 * accuracy)}},
+        "data": {"train_images": 100 + round(100 * accuracy)},
         "train_seconds": 7,
     }
 
@@ -273,7 +274,7 @@ def test_sources_that_differ_from_the_commit_are_refused(monkeypatch: pytest.Mon
         runs.source_commit()
 
 
-def test_one_cell_for_real(tmp_path: Path) -> None:
+def test_one_cell_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start and a row through `hf-fer train`, on drawn faces."""
     tiny = {
         "dataset": "synthetic",
@@ -290,6 +291,10 @@ def test_one_cell_for_real(tmp_path: Path) -> None:
         assert run.report is not None and run.report["selected"]["seed"] == 3
     made = runs._record(cell, run, "0" * 40)
     assert made["reproduction"]["start"] == "cpu/T/start/seed-3"
+    monkeypatch.setattr(page, "TABLES", {"T": SMALL})
+    shown = {**made, "options": {"classes": 8, "label_rule": "majority"}}  # else as a run leaves it
+    table = Table(**{**vars(SMALL), "conditions": {"": {}}})
+    assert "rule majority: 64 training images, 32 test images." in page._settings(table, [shown])
     assert run.report["started_from"]["backbone_weights"].endswith("model.safetensors")
     assert "diagnostics" not in run.report and not (run.folder / "embeddings.png").exists()
     again = runs.train_cell(cell, tmp_path, None, {"cpu_threads": 1})  # what is finished is taken as it is
@@ -416,6 +421,7 @@ def test_a_table_of_other_tables_rows_says_how_they_differ(
     assert "after balancing" not in all_five  # only one of its rows has that
     assert "at 48 or 64 px" in all_five and "2 or 3 or 8 epochs of 64 images" in all_five
     assert "trained in: 6 (B), 6 (C), 16 (D) epochs of cross-entropy" in all_five and "the same start" not in all_five
+    assert "--table B C D E --scale" in all_five and "--table D --scale" in reliability
 
 
 def test_the_page_has_its_pictures(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,6 +429,12 @@ def test_the_page_has_its_pictures(published: Path, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(page, "SIGNS", ())
     written = page.write_page(tmp_path / "docs" / "page.md", published)
+    for cell in cells(SMALL, "cpu", 3):
+        if cell.row == "MEK":
+            runs.record_path(cell, published).unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the first row alone has nothing to be compared with
+        page.write_page(tmp_path / "alone" / "page.md", published)
     (picture,) = re.findall(r"!\[.+\]\((.+)\)", written.read_text())
     with Image.open(written.with_name(picture)) as image:
         assert image.size[0] > 800 and len(image.convert("RGB").getcolors(1 << 24)) > 50

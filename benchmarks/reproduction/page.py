@@ -56,12 +56,13 @@ def _section(one: Table, folder: Path) -> Iterator[str]:
         yield _balancing(one, found)
     signs = [sign for sign in SIGNS if sign.table == one.letter]
     if signs:
-        yield "What the paper claims, and what came out (differences in points, seed by seed from the same start):"
+        yield "What the papers claim, and what came out (differences in points, seed by seed from the same start):"
         yield _signs(one, signs, folder)
     reading = READINGS / f"{one.letter}.md"
     if reading.is_file():
         yield reading.read_text(encoding="utf-8").strip()
-    command = f"python benchmarks/reproduce.py --table {one.letter} --scale cpu --data-root DIR"
+    letters = sorted({one.letter, *(row.same_as[0] for row in one.rows if row.same_as)})
+    command = f"python benchmarks/reproduce.py --table {' '.join(letters)} --scale cpu --data-root DIR"
     yield fenced(command, "bash")
 
 
@@ -92,7 +93,7 @@ def _settings(one: Table, made: list[dict[str, Any]]) -> str:
     size = " to ".join(f"{count / 1e6:.2f} M" for count in dict.fromkeys((parameters[0], parameters[-1])))
     commits = Counter(record["reproduction"]["commit"][:7] for record in made)
     images = {
-        condition: next((r["reproduction"]["data"]["train"]["n"] for r in made if _is(r, condition)), None)
+        condition: next((r["reproduction"]["data"]["train_images"] for r in made if _is(r, condition)), None)
         for condition in one.conditions
     }
     trained = ", ".join(f"{n:,}{f' ({name})' if name else ''}" for name, n in images.items() if n is not None)
