@@ -58,7 +58,10 @@ class ModelPool:
     def choices(self) -> list[tuple[str, str]]:
         """(what to show, name) of each model."""
         inside = embedded_models()
-        return [(f"hf-fer {name} (inside the package)" if name in inside else name, name) for name in self.names]
+        return [
+            (f"hf-fer {name} (inside the package)" if source in inside else name, name)  # a folder may be called so
+            for name, source in self._sources.items()
+        ]
 
     def check(self) -> None:
         """Loads every model once, the first one last, so that it is there when the first visitor comes.

@@ -340,6 +340,9 @@ def test_visitors_do_not_learn_where_a_model_lies(tmp_path: Path) -> None:
     with pytest.raises(FerError) as error:
         pool.pipeline("mine")
     assert "mine" in str(error.value) and str(tmp_path) not in str(error.value)
+    (tmp_path / "default").mkdir()  # somebody's folder, not ours
+    pool = ModelPool([str(tmp_path / "default")], AstronautDetector())
+    assert pool.choices == [("default", "default")]
 
 
 def test_grefel_shows_its_answer_before_and_after_correction() -> None:
