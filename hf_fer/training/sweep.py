@@ -178,6 +178,8 @@ def run_state(run: Run) -> str:
     free = _FREE_ON_RESUME - ({"half_precision_export"} if finished else set())
     now = yaml.safe_load(run.recipe.to_yaml())
     changed = sorted(key for key in {*before, *now} - free if before.get(key) != now.get(key))
+    if finished and now["diagnose"] and before.get("diagnose") is False:  # a report without what is asked for
+        changed.append("diagnose")
     if changed:
         raise FerError(f"{folder} holds a run of another recipe ({', '.join(changed)} changed); {way_out}.")
     if finished:

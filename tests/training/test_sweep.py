@@ -18,6 +18,7 @@ import pytest
 
 from hf_fer import cli
 from hf_fer._auto import METHODS, config_class
+from hf_fer.errors import FerError
 from hf_fer.training import sweep as sweep_module
 from hf_fer.training.sweep_plan import plan
 
@@ -154,6 +155,22 @@ def test_a_finished_sweep_trains_nothing(
     assert capfd.readouterr().out.count("finished already") == 4
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*/seed-*/*")} == before
     assert cli.main(["sweep", *arguments]) == 0
+
+
+def test_a_finished_run_without_the_diagnosis_asked_for_is_another_one(config: str, tmp_path: Path) -> None:
+    def state(made: str, asked: str) -> str:
+        run, again = (
+            plan("mek", config, [], 1, [f"--diagnose={which}", f"--output_dir={tmp_path / made}"])[0]
+            for which in (made, asked)
+        )
+        run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / "recipe.yaml").write_text(run.recipe.to_yaml())
+        (run.folder / "report.json").write_text("{}")
+        return sweep_module.run_state(again)
+
+    assert state("true", "true") == state("true", "false") == state("false", "false") == "finished"
+    with pytest.raises(FerError, match=r"another recipe \(diagnose changed\)"):
+        state("false", "true")
 
 
 def test_a_failing_point_is_reported_and_the_others_stay(
