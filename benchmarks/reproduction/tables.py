@@ -285,6 +285,8 @@ _E = Table(
                 "dataset_options": {"label_rule": "majority", "classes": 8},
                 "eval_resolutions": [1, 2, 4, 8],
                 "select_by": "accuracy_over_resolutions",
+                "batch_size": 64,  # as the rows of table B
+                "learning_rate": 1e-3,
             },
         ),
         Row("Neural Resizer", "neural_resizer", same_as=("C", "", "e: STN + SR / LTR, F-PDLS")),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from typing import ClassVar
 
 import torch
@@ -97,7 +99,8 @@ class MEKForImageClassification(MapClassifier):
         losses = {"cross_entropy": (sample_weight * soft_cross_entropy(logits[:batch], smooth)).mean()}
         if config.classify_transformed:
             losses["cross_entropy_transformed"] = (sample_weight * soft_cross_entropy(logits[batch:], smooth)).mean()
-        loss = sum(losses.values())
+        # Not sum(), which begins with 0 +: inductor drops that, and takes the loss for its detached copy below.
+        loss = functools.reduce(operator.add, losses.values())
         if maps is not None and config.consistency_weight > 0:
             weights = self.class_weights if config.rebalance_attention else torch.ones_like(self.class_weights)
             losses["attention_consistency"] = rebalanced_attention_consistency(

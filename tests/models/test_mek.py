@@ -464,6 +464,13 @@ def test_the_training_loss_by_hand(method: str, counts: list[int] | None, soft: 
     assert expected.get("attention_consistency", 1.0) > 1e-4  # else it would be no test of the maps
 
 
+def test_cross_entropy_alone_has_no_zero_added_to_it() -> None:
+    """Inductor drops a `0 +`, takes the loss for the detached copy in `losses`, and nothing learns."""
+    model = build(**MEKConfig.ablations["Table 6: baseline"]).train()
+    loss = model(torch.randn(2, 3, 32, 32), labels=torch.tensor([0, 1])).loss
+    assert loss.grad_fn.name() == "MeanBackward0"
+
+
 def test_the_loss_is_of_two_separate_passes_where_no_statistics_join_them() -> None:
     model = build().train()
     model.backbone.eval()
