@@ -303,6 +303,7 @@ def test_one_cell_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_balancing_is_measured_on_one_models_two_answers(tmp_path: Path) -> None:
     import torch
+    from datasets import ClassLabel
 
     from hf_fer import GReFELConfig, GReFELForImageClassification, load_fer_dataset
     from hf_fer.training.export import build_processor
@@ -337,6 +338,8 @@ def test_balancing_is_measured_on_one_models_two_answers(tmp_path: Path) -> None
         right = sum(right for b in each for _, right in b)
         assert found[when]["accuracy"] == pytest.approx(right / len(data))
     assert found["before"]["ece"] != pytest.approx(found["after"]["ece"], abs=1e-3)
+    with pytest.raises(FerError, match="are not those of the data set, in its order"):
+        balancing.before_and_after(tmp_path, data.cast_column("label", ClassLabel(names=names[::-1])))
 
 
 # What comes out ---------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hf_fer import load_classifier
+from hf_fer.errors import FerError
 from hf_fer.evaluation.fer_metrics.scores import expected_calibration_error
 
 DISTRIBUTIONS = {"before": "primary_distribution", "after": "final_distribution"}
@@ -23,11 +24,17 @@ def before_and_after(checkpoint: Path, data: Any, batch_size: int = 64) -> dict[
 
     Returns:
         `accuracy` and `ece` under "before" (the head's distribution `l`) and "after" (`L_final`, GReFEL Eq. 14).
+
+    Raises:
+        FerError: other classes than the checkpoint's.
     """
     model, processor = load_classifier(checkpoint, "cpu")
     names = data.features["label"].names
     if [model.config.id2label[k] for k in range(model.config.num_labels)] != names:
-        raise ValueError(f"the classes of {checkpoint} are not those of the data set, in its order")
+        raise FerError(
+            f"The classes of {checkpoint} are not those of the data set, in its order; measure it on the data it was "
+            "trained on."
+        )
     labels = torch.tensor(data["label"][:])
     found: dict[str, list[torch.Tensor]] = {when: [] for when in DISTRIBUTIONS}
     with torch.inference_mode():
