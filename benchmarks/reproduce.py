@@ -7,8 +7,8 @@
 Every cell (a method, a condition, a seed) is one `hf-fer train` in a process of its own. What is finished is skipped
 and what was interrupted resumed, so the same command goes on where the last one ended; its figures go to
 benchmarks/records/, with the commit and the command. `--check` trains one published cell anew and compares; `--page`
-writes docs/reproduction.md out of the records. "cpu" are small networks at 48 px, GReFEL's at 64, minutes each on a core;
-"gpu" are ResNet-18 and Swin-T at 112 px and GReFEL's own network at 224, with the full budget.
+writes docs/reproduction.md out of the records. "cpu" are small networks at 48 px, GReFEL's at 64, for minutes on a
+core; "gpu" are ResNet-18 and Swin-T at 112 px and GReFEL's own network at 224, with the full budget.
 """
 
 from __future__ import annotations

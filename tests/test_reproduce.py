@@ -179,6 +179,17 @@ def test_a_record_of_another_recipe_is_not_taken_for_this_one(tmp_path: Path, tr
         runs.find_record(other, tmp_path / "records")
 
 
+def test_a_record_from_before_a_change_of_the_recipe_file_is_not_taken(tmp_path: Path, trained: list[Run]) -> None:
+    (cell,) = (cell for cell in cells(SMALL, "cpu", 1) if cell.row == "start" and cell.condition == "one")
+    runs.run_cells([cell], tmp_path / "runs", None, records=tmp_path / "records", flags={"cpu_threads": 1})
+    path = runs.record_path(cell, tmp_path / "records")
+    made = json.loads(path.read_text())
+    made["reproduction"]["recipe"]["batch_size"] += 1
+    path.write_text(json.dumps(made))
+    with pytest.raises(FerError, match=r"mek_ferplus_cpu\.yaml had other values \(batch_size\); delete it to have"):
+        runs.find_record(cell, tmp_path / "records")
+
+
 def test_no_run_is_begun_when_time_is_up(tmp_path: Path, trained: list[Run]) -> None:
     wanted = list(cells(SMALL, "cpu", 1))
     left = runs.run_cells(wanted, tmp_path / "runs", None, records=tmp_path / "records", minutes=1e-9)
@@ -282,6 +293,7 @@ def test_one_cell_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "backbone_kwargs": {"layers": [1, 1], "channels": [8, 16], "stem_type": "", "stem_width": 8},
         "image_size": 32,
         "mixed_precision": "no",
+        "batch_size": 32,
         "epochs": 1,
     }
     start = Cell("T", "", "start", 3, "cpu", "mek", {**tiny, "consistency_weight": 0})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import os
 import shlex
 import subprocess
@@ -19,7 +20,7 @@ from hf_fer._auto import config_class
 from hf_fer.errors import FerError
 from hf_fer.evaluation import read_record, write_record
 from hf_fer.training.recipe import load_recipe
-from hf_fer.training.run import _BEST
+from hf_fer.training.run import _BEST, _FREE_ON_RESUME
 from hf_fer.training.sweep import execute_run
 from hf_fer.training.sweep_plan import Run, flow
 
@@ -31,6 +32,7 @@ RECORDS = ROOT / "benchmarks" / "records"
 PACKAGE = Path(hf_fer.__file__).resolve().parent
 _SOURCES = ("hf_fer", "recipes", "benchmarks")  # what decides about the figures
 _METRICS = ("accuracy", "mean_class_accuracy")
+_FREE = _FREE_ON_RESUME | {"cpu_threads", "backbone_weights"}  # how it ran, and what the command names already
 
 
 def source_commit() -> str:
@@ -88,7 +90,27 @@ def find_record(cell: Cell, folder: Path = RECORDS) -> dict[str, Any] | None:
     made_by = record.get("reproduction", {}).get("command")
     if made_by != command_of(cell):
         raise FerError(f"{path} was made by another command ({made_by}); delete it to have the cell trained anew.")
+    before, now = record["reproduction"]["recipe"], _recipe_of(cell)
+    changed = sorted(k for k in before.keys() & now.keys() - _FREE - {"seed"} if before[k] != now[k])
+    if changed:
+        raise FerError(
+            f"{path} was made when {cell.config} had other values ({', '.join(changed)}); delete it to have the cell "
+            "trained anew."
+        )
     return record
+
+
+@functools.cache
+def _recipe(method: str, config: str, flags: tuple[str, ...]) -> dict[str, Any]:
+    import yaml
+
+    recipe = load_recipe(config_class(method), ROOT / config, [*flags, "--output_dir=RUN"])
+    return yaml.safe_load(recipe.to_yaml())
+
+
+def _recipe_of(cell: Cell) -> dict[str, Any]:
+    """The recipe of a cell as its record tells it, but for the seed and what `_FREE` names."""
+    return _recipe(cell.method, cell.config, tuple(f"--{key}={flow(value)}" for key, value in cell.flags.items()))
 
 
 def run_cells(
