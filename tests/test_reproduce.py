@@ -84,6 +84,27 @@ def test_the_rows_of_a_table_differ_in_nothing_but_the_method(letter: str) -> No
         assert len(alike) == 1
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_mek_in_table_e_is_trained_as_the_rows_of_table_b(scale: str) -> None:
+    keys = (
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "weight_decay",
+        "schedule",
+        "select_by",
+        "eval_resolutions",
+        "erasing",
+    )
+    alike = set()
+    for letter, name in (("B", "Cross-entropy"), ("E", "MEK")):
+        cell = next(cell for cell in cells(TABLES[letter], scale, 1) if cell.row == name)
+        flags = [f"--{key}={flow(value)}" for key, value in cell.flags.items()]
+        recipe = load_recipe(config_class(cell.method), ROOT / cell.config, [*flags, "--output_dir=x"])
+        alike.add(json.dumps([*(getattr(recipe, key) for key in keys), recipe.dataset_options], sort_keys=True))
+    assert len(alike) == 1
+
+
 def test_a_row_may_show_the_runs_of_another_table() -> None:
     for table in TABLES.values():
         for row in table.rows:

@@ -19,6 +19,7 @@ class Row:
         method: whose configuration it is a row of.
         ablation: that row's name in the configuration's `ablations`; None: as the recipe is.
         changes: recipe keys beyond the row's.
+        at_scale: more of them, by scale.
         same_as: (table, condition, row) of the runs that it shows, which are trained there; None: it has its own.
         paper: the paper's figures in %, where it has some: by condition those of the table's metrics, or, in a
             table with but one condition, by metric the figures at ×1, ×2, ×4, ×8 (None: none given).
@@ -28,6 +29,7 @@ class Row:
     method: str
     ablation: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
+    at_scale: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     same_as: tuple[str, str, str] | None = None
     paper: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
 
@@ -121,7 +123,7 @@ def cells(table: Table, scale: str, seeds: int) -> Iterator[Cell]:
         for row in table.rows:
             if row.same_as is not None:
                 continue
-            flags = {**keys, **_row_flags(row)}
+            flags = {**keys, **_row_flags(row), **row.at_scale.get(scale, {})}
             yield Cell(table.letter, condition, row.name, seed, scale, row.method, flags, start)
 
 
@@ -285,9 +287,8 @@ _E = Table(
                 "dataset_options": {"label_rule": "majority", "classes": 8},
                 "eval_resolutions": [1, 2, 4, 8],
                 "select_by": "accuracy_over_resolutions",
-                "batch_size": 64,  # as the rows of table B
-                "learning_rate": 1e-3,
             },
+            at_scale={"cpu": {"batch_size": 64, "learning_rate": 1e-3}},  # as the rows of table B
         ),
         Row("Neural Resizer", "neural_resizer", same_as=("C", "", "e: STN + SR / LTR, F-PDLS")),
         Row("Multi-resolution training", "multires", same_as=("B", "", "Multi-resolution training")),
