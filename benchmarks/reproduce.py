@@ -44,6 +44,11 @@ def main(argv: list[str] | None = None) -> int:
         wanted = [cell for name in options.table for cell in cells(TABLES[name], options.scale, options.seeds)]
         if options.seed is not None:
             wanted = [cell for cell in wanted if cell.seed == options.seed]
+        if options.row:
+            known = [row.name for name in options.table for row in TABLES[name].rows]
+            if unknown := next((row for row in options.row if row not in known), None):
+                raise FerError(f"No such row as {unknown!r}; there are {'; '.join(known)}.")
+            wanted = [cell for cell in wanted if cell.row in options.row]
         left = run_cells(
             wanted,
             Path(options.runs),
@@ -112,6 +117,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", default="runs/reproduce", help="where the runs lie (default: %(default)s)")
     parser.add_argument("--seeds", type=count, default=3, help="seeds 0 ... N - 1 (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="only this one of them")
+    parser.add_argument("--row", nargs="+", metavar="ROW", help="only these rows, and the starts that they need")
     parser.add_argument("--jobs", type=count, default=1, help="runs at a time (default: %(default)s)")
     parser.add_argument("--threads", type=count, default=1, help="of each run, on a CPU (default: %(default)s)")
     parser.add_argument("--check", action="store_true", help="train one published cell of each table anew and compare")

@@ -517,6 +517,8 @@ def reproduce(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_command_says_what_it_wants() -> None:
     done = reproduce("--table", "Q")
     assert done.returncode == 2 and "invalid choice: 'Q'" in done.stderr
+    done = reproduce("--table", "B", "--row", "HSAC", "hsac")
+    assert done.returncode == 2 and "No such row as 'hsac'; there are Cross-entropy; " in done.stderr
 
 
 def test_a_seed_that_the_table_has_not_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,13 +52,39 @@ class Sign:
 
 
 SIGNS = (
-    *(Sign("A", "MEK (RAC + RSL)", worse, "mean_class_accuracy") for worse in ("Cross-entropy", "EAC")),
     *(
-        Sign("B", better, "Cross-entropy", "accuracy", factor)
-        for better in ("HSAC", "Multi-resolution training")
+        Sign("A", better, worse, "mean_class_accuracy")
+        for better, worse in (
+            ("MEK (RAC + RSL)", "Cross-entropy"),
+            ("MEK (RAC + RSL)", "EAC"),
+            ("MEK, λ = 0.2", "Cross-entropy"),
+            ("MEK, λ = 0.2", "EAC, λ = 0.5"),
+        )
+    ),
+    *(
+        Sign("B", better, worse, "accuracy", factor)
+        for better, worse in (
+            ("HSAC", "Cross-entropy"),
+            ("HSAC", "EAC + L_a"),
+            ("HSAC, λ_ca = 0.3", "Cross-entropy"),
+            ("HSAC, λ_ca = 0.3", "EAC + L_a, λ = 0.5 and 0.3"),
+            ("Multi-resolution training", "Cross-entropy"),
+        )
         for factor in ("4", "8")
     ),
-    *(Sign("B", "HSAC", "EAC + L_a", "accuracy", factor) for factor in ("4", "8")),
+    *(
+        Sign("C", better, worse, "accuracy")
+        for better, worse in (
+            ("e: STN + SR / LTR, F-PDLS", "e, cross-entropy"),
+            ("e: STN + SR / LTR, F-PDLS", "e, PDLS"),
+            ("a: Bi / Bi, F-PDLS", "a, cross-entropy"),
+            ("d: SR / LTR, F-PDLS", "a: Bi / Bi, F-PDLS"),
+        )
+    ),
+    *(
+        Sign("D", better, "Without reliability balancing", "accuracy")
+        for better in ("Anchors", "Attentive correction (MHSA)", "Both")
+    ),
 )
 
 
