@@ -414,6 +414,7 @@ def test_spreads_and_verdicts_against_plain_arithmetic(published: Path) -> None:
     assert summary.verdict(ahead) == "holds"
     assert summary.verdict(summary.differences(sign, "two", folder=published)) == "does not hold"
     assert summary.verdict([0.02, -0.01, 0.02]) == "unclear" and summary.verdict([]) == "not run"
+    assert summary.verdict([0.02]) == summary.verdict([-0.02]) == "one seed"
     assert summary.Spread.of([0.5]).deviation is None
 
 

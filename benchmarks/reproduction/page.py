@@ -56,7 +56,10 @@ def _section(one: Table, folder: Path) -> Iterator[str]:
         yield _balancing(one, found)
     signs = [sign for sign in SIGNS if sign.table == one.letter]
     if signs:
-        yield "What the papers claim, and what came out (differences in points, seed by seed from the same start):"
+        text = "The papers' claims, and what came out: differences in points, seed by seed from the same start."
+        if any("λ" in sign.better for sign in signs):
+            text += " Rows with a λ in their name ask the same of weights for networks that were not pretrained."
+        yield text
         yield _signs(one, signs, folder)
     reading = READINGS / f"{one.letter}.md"
     if reading.is_file():

@@ -134,9 +134,12 @@ def is_within(value: float, published: Spread) -> bool:
 
 
 def verdict(gaps: Sequence[float]) -> str:
-    """ "holds" where it does with every seed, "does not hold" where not even the mean is above 0, else "unclear"."""
-    if not gaps:
-        return "not run"
+    """ "holds" where it does with every seed, "does not hold" where not even the mean is above 0, else "unclear".
+
+    One seed is no evidence, and "one seed" then; "not run" without any.
+    """
+    if len(gaps) < 2:
+        return "one seed" if gaps else "not run"
     if min(gaps) > 0:
         return "holds"
     return "does not hold" if statistics.fmean(gaps) <= 0 else "unclear"
