@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -542,6 +543,17 @@ def test_an_interrupted_check_leaves_nothing_to_go_on_from(
     assert script.main(["--table", "A", "--check"]) == script.main(["--table", "A"]) == 130
     first, second = capsys.readouterr().err.splitlines()
     assert "begins anew" in first and "goes on from here" in second
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/reproduction.md", "benchmarks/reproduce.py"])
+def test_the_printed_commands_are_ones(page: str) -> None:
+    import reproduce as script
+
+    printed = re.findall(r"python benchmarks/reproduce\.py (.+?)`?$", (ROOT / page).read_text("utf-8"), re.MULTILINE)
+    assert printed
+    for words in printed:
+        options = script._parse(shlex.split(words.rstrip(".`;")))
+        assert options.page or options.table
 
 
 def test_check_compares_with_the_published_spread(

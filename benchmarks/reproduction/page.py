@@ -66,7 +66,7 @@ def _section(one: Table, folder: Path) -> Iterator[str]:
         yield reading.read_text(encoding="utf-8").strip()
     letters = sorted({one.letter, *(row.same_as[0] for row in one.rows if row.same_as)})
     command = f"python benchmarks/reproduce.py --table {' '.join(letters)} --scale cpu --data-root DIR"
-    yield fenced(command, "bash")
+    yield fenced(command, "")
 
 
 def _found(one: Table, folder: Path) -> dict[tuple[str, str], dict[int, dict[str, Any]]]:
