@@ -549,10 +549,10 @@ def test_an_interrupted_check_leaves_nothing_to_go_on_from(
 def test_the_printed_commands_are_ones(page: str) -> None:
     import reproduce as script
 
-    printed = re.findall(r"python benchmarks/reproduce\.py (.+?)`?$", (ROOT / page).read_text("utf-8"), re.MULTILINE)
+    printed = re.findall(r"python benchmarks/reproduce\.py ([^`\n]+)", (ROOT / page).read_text("utf-8"))
     assert printed
     for words in printed:
-        options = script._parse(shlex.split(words.rstrip(".`;")))
+        options = script._parse(shlex.split(words))
         assert options.page or options.table
 
 
