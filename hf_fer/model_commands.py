@@ -102,7 +102,10 @@ def add_parsers(commands: Any) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", default="default", metavar="M", help="checkpoint folder or Hub id; default: the one in the package"
+        "--model",
+        default="default",
+        metavar="M",
+        help="checkpoint folder, Hub id, default (the one in the package) or default-METHOD",
     )
     _add_trust(parser)
 

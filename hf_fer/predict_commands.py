@@ -80,7 +80,10 @@ def add_parser(commands: Any) -> None:
         " Ctrl-C)",
     )
     parser.add_argument(
-        "--model", default="default", metavar="M", help="checkpoint folder or Hub id; default: the one in the package"
+        "--model",
+        default="default",
+        metavar="M",
+        help="checkpoint folder, Hub id, default (the one in the package) or default-METHOD",
     )
     finding = parser.add_mutually_exclusive_group()
     finding.add_argument(
