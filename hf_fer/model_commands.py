@@ -105,7 +105,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--model",
         default="default",
         metavar="M",
-        help="checkpoint folder, Hub id, default (the one in the package) or default-METHOD",
+        help="checkpoint folder, Hub id, default (the one in the package), or default-mek and so on",
     )
     _add_trust(parser)
 

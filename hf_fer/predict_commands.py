@@ -83,7 +83,7 @@ def add_parser(commands: Any) -> None:
         "--model",
         default="default",
         metavar="M",
-        help="checkpoint folder, Hub id, default (the one in the package) or default-METHOD",
+        help="checkpoint folder, Hub id, default (the one in the package), or default-mek and so on",
     )
     finding = parser.add_mutually_exclusive_group()
     finding.add_argument(
