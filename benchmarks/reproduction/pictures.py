@@ -64,8 +64,10 @@ def plot_gains(
             )
             drawn = True
     axes.axhline(0, color=GREY, linewidth=1)
-    axes.annotate(base.lower(), (1, 0), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
-                  ha="right", fontsize=8.5, color=GREY)  # fmt: skip
+    axes.annotate(
+        base.lower(), (1, 0), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
+        va="center", fontsize=8.5, color=GREY,
+    )  # fmt: skip
     for place in range(1, len(columns)):
         axes.axvline(place - 0.5, color="#E5E7EB", linewidth=0.8)
     axes.set_xlim(-0.5, len(columns) - 0.5)
