@@ -19,6 +19,7 @@ from hub_server import HubServer
 from huggingface_hub import HfApi
 
 from hf_fer import FerError
+from hf_fer._auto import METHODS
 from hf_fer.hub import client
 from hf_fer.hub.push import (
     CONFLICTS,
@@ -188,7 +189,7 @@ def test_a_dry_run_changes_nothing_and_tells_all(hub: HubServer, push: Callable[
 
 def test_a_release_is_built_and_pushed(hub: HubServer, api: HfApi, tmp_path: Path) -> None:
     """Of a run folder with things in it that are nobody's business; a built one goes as it is."""
-    run = shutil.copytree(ASSETS, tmp_path / "run", ignore=shutil.ignore_patterns("__pycache__"))
+    run = shutil.copytree(ASSETS, tmp_path / "run", ignore=shutil.ignore_patterns("__pycache__", *METHODS))
     (run / "training_args.bin").write_bytes(b"pickle")
     (run / "checkpoints").mkdir()
     before = contents(run)
