@@ -73,12 +73,15 @@ def check(table: Table, scale: str, data_root: Path | None, flags: dict[str, int
     """Trains one published cell of a table anew, its start included, and prints how it compares.
 
     Raises:
-        FerError: the cell has no record yet, or a run failed.
+        FerError: the cell has less than two records yet, or a run failed.
     """
     condition, row = table.check
     published = records_of(table, row, condition, scale)
-    if not published:
-        raise FerError(f"Table {table.letter} has no record of {row} at the scale {scale} yet; run the table first.")
+    if len(published) < 2:  # one value has no spread
+        raise FerError(
+            f"Table {table.letter} has {len(published) or 'no'} record of {row} at the scale {scale}, and a spread "
+            "needs two; run the table with more seeds first."
+        )
     cell = next(c for c in cells(table, scale, 1) if (c.condition, c.row) == table.check)
     with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
         if cell.start is not None:
@@ -88,13 +91,11 @@ def check(table: Table, scale: str, data_root: Path | None, flags: dict[str, int
     print(f"{cell}:")
     for metric in ("accuracy", "mean_class_accuracy"):
         before, now = spread(published, metric), figure(report["selected"], metric)
-        assert before is not None
+        assert before is not None and before.deviation is not None
         fits &= is_within(now, before)
-        around = "" if before.deviation is None else f" ± {100 * before.deviation:.2f}"
-        print(
-            f"  {metric}: {100 * now:.2f}, published {100 * before.mean:.2f}{around} over {before.n} seeds: "
-            f"{'within' if is_within(now, before) else 'outside'} two deviations"
-        )
+        around = f"{100 * before.mean:.2f} ± {100 * before.deviation:.2f} over {before.n} seeds"
+        verdict = "within" if is_within(now, before) else "outside"
+        print(f"  {metric}: {100 * now:.2f}, published {around}: {verdict} two deviations")
     return fits
 
 

@@ -578,5 +578,5 @@ def test_check_compares_with_the_published_spread(
     )
     assert script.check(SMALL, "cpu", None, {}) is True and real["accuracy"] > 0.77
     monkeypatch.setattr(script, "records_of", lambda *a: {})
-    with pytest.raises(FerError, match="no record of MEK at the scale cpu yet; run the table first"):
+    with pytest.raises(FerError, match="has no record of MEK at the scale cpu, and a spread needs two; run the table"):
         script.check(SMALL, "cpu", None, {})

@@ -97,10 +97,10 @@ def embedded_model_path(method: str | None = None) -> str:
     Raises:
         FerError: an installation without it, or no such method.
     """
-    assets = Path(__file__).resolve().parent.parent / "assets"
-    folder = assets / method if method else assets
-    if method and method not in (there := [name.partition("-")[2] for name in embedded_models()[1:]]):
-        listed = ", ".join(there) or "none"
+    inside = _embedded()
+    folder = inside.get(f"{DEFAULT_MODEL}-{method}" if method else DEFAULT_MODEL)
+    if folder is None:
+        listed = ", ".join(name.partition("-")[2] for name in inside if name != DEFAULT_MODEL) or "none"
         raise FerError(f"no checkpoint of {method!r} comes inside the package; there are those of {listed}")
     if not (folder / "config.json").is_file():
         raise FerError(f"the checkpoint inside the package is missing ({folder}); reinstall hf-fer or name a model")
@@ -109,19 +109,20 @@ def embedded_model_path(method: str | None = None) -> str:
 
 def embedded_models() -> list[str]:
     """Names of the checkpoints inside the package: "default", and "default-<method>" for the methods that have one."""
-    assets = Path(__file__).resolve().parent.parent / "assets"
-    return [
-        DEFAULT_MODEL,
-        *(f"{DEFAULT_MODEL}-{name}" for name in METHODS if (assets / name / "config.json").is_file()),
-    ]
+    return list(_embedded())
 
 
 def embedded_name(folder: str | os.PathLike[str]) -> str | None:
     """Which of `embedded_models` lies in a folder; None for any other folder."""
+    where = Path(folder).resolve()
+    return next((name for name, place in _embedded().items() if place == where), None)
+
+
+def _embedded() -> dict[str, Path]:
+    """Folders by name. The default's may be missing: then the installation is broken, which is for others to say."""
     assets = Path(__file__).resolve().parent.parent / "assets"
-    places = {assets: DEFAULT_MODEL, **{assets / method: f"{DEFAULT_MODEL}-{method}" for method in METHODS}}
-    name = places.get(Path(folder).resolve())  # not `resolve_model`, which an installation without one refuses
-    return name if name in embedded_models() else None
+    small = {f"{DEFAULT_MODEL}-{method}": assets / method for method in METHODS}
+    return {DEFAULT_MODEL: assets, **{n: folder for n, folder in small.items() if (folder / "config.json").is_file()}}
 
 
 def resolve_model(model: str | os.PathLike[str] | None) -> tuple[str, bool]:
@@ -134,7 +135,7 @@ def resolve_model(model: str | os.PathLike[str] | None) -> tuple[str, bool]:
         FerError: neither a checkpoint folder nor something that can be a Hub id.
     """
     name = DEFAULT_MODEL if model is None else os.fspath(model)
-    if name in embedded_models():
+    if name in _embedded():
         return embedded_model_path(name.partition("-")[2] or None), True
     if not name:
         raise FerError("'': no such folder; an empty name names no model")

@@ -94,7 +94,7 @@ class Recipe(Augmentation):
         tracker: an Accelerate tracker's name, such as tensorboard, trackio, wandb or mlflow, or "none".
         resume: go on from the newest checkpoint in output_dir.
         diagnose: measure the method's own figures and draw the map of the embeddings on the test split, after the
-            training; some twenty seconds on one core that a sweep of short runs may save.
+            training; false saves a sweep of short runs that time.
         half_precision_export: save the final weights in float16 (they load as float32).
         license: of the weights, as the Hub writes it (`apache-2.0`, `cc-by-nc-4.0`), for the card; yours to choose,
             within what the licences of the data and of the weights to start from allow. null: not said.
