@@ -88,7 +88,10 @@ def add_parsers(commands: Any) -> None:
         description="Start the Gradio demo on this machine: photos, resolutions, attention, videos, leaderboard.",
     )
     demo.add_argument(
-        "models", nargs="*", metavar="MODEL", help="checkpoint folders or Hub ids to choose from; default: `default`"
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help="checkpoint folders or Hub ids to choose from; default: the package's",
     )
     demo.add_argument(
         "--detector", default="auto", metavar="D", help="auto (yunet if to be had), yunet, none, or an .onnx file"

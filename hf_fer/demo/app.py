@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoints.loading import embedded_models
 from ..errors import FerError
 from .limits import Limits
 
@@ -35,9 +36,9 @@ def build_demo(
     """The demo as `gradio.Blocks`, its queue set up; `launch_demo` launches it as it is meant to be.
 
     Args:
-        models: checkpoint folders, Hub ids, or "default" for the one inside the package. None: what
-            `HF_FER_DEMO_MODELS` lists, else "default". They are loaded when somebody first asks for them, and a
-            bounded number stays in memory; `launch_demo` tries each at its start.
+        models: checkpoint folders, Hub ids, or names of `embedded_models`. None: what `HF_FER_DEMO_MODELS` lists,
+            else all of those, "default" first. They are loaded when somebody first asks for them, and a bounded
+            number stays in memory; `launch_demo` tries each at its start.
         detector: what `hf_fer.inference.detection.load_detector` takes; "auto": YuNet, or where it is not to be had
             the whole picture as one face, which the page then says.
         records: folder of result records for the leaderboard; None: the leaderboard inside the package.
@@ -196,7 +197,7 @@ def _notice(words: str) -> str:
 
 def _models() -> list[str]:
     named = [name.strip() for name in os.environ.get(MODELS_VARIABLE, "").split(",")]
-    return [name for name in named if name] or ["default"]
+    return [name for name in named if name] or embedded_models()
 
 
 def _models_of(pool: ModelPool) -> Any:

@@ -18,7 +18,7 @@ class Limits:
         queue: requests that wait; who comes then is told that the queue is full.
         at_once: requests that are answered at the same time.
         kept_seconds: age at which uploads and answers are deleted from the disk, looked at every minute.
-        models: models kept in memory; the one not asked for longest makes room.
+        models: models kept in memory; the one not asked for longest makes room. The tab Resolution asks all.
     """
 
     file_mb: int = 20
@@ -29,4 +29,4 @@ class Limits:
     queue: int = 32
     at_once: int = 2
     kept_seconds: int = 600
-    models: int = 2
+    models: int = 6

@@ -37,12 +37,13 @@ class AstronautDetector:
 
 @contextlib.contextmanager
 def running_demo(folder: Path, **options: Any) -> Iterator[Any]:
-    """A demo on a free port; what it writes lies below `folder`."""
+    """A demo on a free port, with the package's own models; what it writes lies below `folder`."""
     from hf_fer.demo import launch_demo
 
     before = os.environ.get("GRADIO_TEMP_DIR")
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    options = {"models": ["default"], "detector": AstronautDetector(), **options}
+    os.environ.pop("HF_FER_DEMO_MODELS", None)
+    options = {"detector": AstronautDetector(), **options}
     # Not Gradio's own search from 7860 upwards: another test may be at it.
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

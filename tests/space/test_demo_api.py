@@ -19,6 +19,7 @@ pytest.importorskip("gradio", reason="the demo needs gradio")
 pytest.importorskip("av", reason="the demo's videos need PyAV")
 from demo_server import ASTRONAUT, CLIP, ROOT, AstronautDetector, running_demo
 
+from hf_fer.checkpoints.loading import embedded_models
 from hf_fer.demo import Limits
 from hf_fer.errors import FerError
 from hf_fer.labels import EXPRESSIONS
@@ -71,7 +72,15 @@ def test_the_named_endpoints_are_these(client: Any) -> None:
     assert set(endpoints["named_endpoints"]) == {
         "/photo", "/annotate", "/resolution", "/explain", "/video", "/leaderboard", "/models",
     }  # fmt: skip
-    assert client.predict(api_name="/models") == ["default"]
+    assert client.predict(api_name="/models") == embedded_models()
+
+
+def test_each_method_in_the_package_answers(client: Any) -> None:
+    for name in embedded_models():
+        (face,) = ask(client, ASTRONAUT, name, api_name="/photo")
+        assert face["label"] == "happiness", name
+    curve = ask(client, ASTRONAUT, "default-mek", 4, api_name="/resolution")
+    assert list(curve["probabilities"]) == ["default-mek", *(n for n in embedded_models() if n != "default-mek")]
 
 
 def test_a_photo_is_answered_face_by_face(client: Any) -> None:
