@@ -277,7 +277,7 @@ _D = Table(
         Row("Both", "grefel", "Table 2: both", paper={"noise 0 %": (72.48,)}),
     ),
     start=Row("start", "grefel", "Table 2: without reliability balancing"),
-    start_epochs={"cpu": 16, "gpu": 200},
+    start_epochs={"cpu": 32, "gpu": 200},
     check=("noise 0 %", "Without reliability balancing"),
     metrics=("accuracy", "ece"),
 )
