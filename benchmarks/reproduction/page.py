@@ -124,7 +124,7 @@ def _machine(record: dict[str, Any]) -> str:
 
 
 def _starts(made: list[dict[str, Any]]) -> str:
-    """What the rows go on from; those that another table trained, from that table's start."""
+    """What the rows go on from."""
     paths = {record["reproduction"]["start"] for record in made} - {None}
     letters = sorted({path.split("/")[1] for path in paths})
     epochs = {letter: TABLES[letter].start_epochs["cpu"] for letter in letters}
@@ -137,7 +137,7 @@ def _starts(made: list[dict[str, Any]]) -> str:
     if len(letters) == 1:
         return f"all from the same start: {epochs[letters[0]]} {rest}"
     each = ", ".join(f"{count} ({letter})" for letter, count in epochs.items())
-    return f"each from the start of the table that it is trained in: {each} {rest}"
+    return f"from the starts of several tables: {each} {rest}"
 
 
 def _is(record: dict[str, Any], condition: str) -> bool:
