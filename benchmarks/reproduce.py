@@ -25,6 +25,7 @@ from reproduction.summary import figure, is_within, records_of, spread
 from reproduction.tables import SCALES, TABLES, Table, cells
 
 from hf_fer.errors import FerError
+from hf_fer.training.sweep import terminable
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,14 +50,15 @@ def main(argv: list[str] | None = None) -> int:
             if unknown := next((row for row in options.row if row not in known), None):
                 raise FerError(f"No such row as {unknown!r}; there are {'; '.join(known)}.")
             wanted = [cell for cell in wanted if cell.row in options.row]
-        left = run_cells(
-            wanted,
-            Path(options.runs),
-            options.data_root,
-            jobs=options.jobs,
-            minutes=options.minutes,
-            flags=flags,
-        )
+        with terminable():
+            left = run_cells(
+                wanted,
+                Path(options.runs),
+                options.data_root,
+                jobs=options.jobs,
+                minutes=options.minutes,
+                flags=flags,
+            )
     except FerError as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 2

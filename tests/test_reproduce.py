@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ from hf_fer._auto import config_class
 from hf_fer.errors import FerError
 from hf_fer.evaluation import read_record
 from hf_fer.training.recipe import load_recipe
+from hf_fer.training.sweep import terminable
 from hf_fer.training.sweep_plan import Run, _check_model, flow
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -546,6 +551,32 @@ def test_a_seed_that_the_table_has_not_is_an_error(capsys: pytest.CaptureFixture
 
     assert script.main(["--table", "A", "--seed", "3"]) == 2
     assert "no seed 3 among 0 ... 2" in capsys.readouterr().err
+
+
+def test_sigterm_ends_the_trainings_too(tmp_path: Path, trained: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def sleep(run: Run, *_: object) -> None:
+        with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"]) as process:
+            begun.append(process)
+        run.error = "ended"
+
+    def terminate() -> None:
+        until = time.monotonic() + 60
+        while len(begun) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(runs, "execute_run", sleep)
+    killer = threading.Thread(target=terminate)
+    killer.start()
+    starts = [cell for cell in cells(SMALL, "cpu", 2) if cell.row == "start"]
+    with pytest.raises(SystemExit) as stopped, terminable():
+        runs.run_cells(starts, tmp_path / "runs", None, records=tmp_path / "records", jobs=2)
+    killer.join()
+    assert stopped.value.code == 143
+    assert [process.wait() for process in begun] == [-signal.SIGTERM] * 2
+    assert len(begun) == 2 < len(starts)  # the others were not begun
 
 
 def test_an_interrupted_check_leaves_nothing_to_go_on_from(

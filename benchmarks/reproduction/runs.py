@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 import hf_fer
 from hf_fer._auto import config_class
 from hf_fer.errors import FerError
@@ -181,9 +183,12 @@ def run_cells(
         try:
             for future in concurrent.futures.as_completed(done.values()):
                 future.result()
-        except BaseException:
+        except BaseException as stop:
             stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(stop, SystemExit):  # SIGTERM, which unlike Ctrl-C has reached this process alone
+                for child in psutil.Process().children():
+                    child.terminate()
             raise
     return [cell for cell in left if find_record(cell, records) is None]
 

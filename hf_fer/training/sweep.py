@@ -57,7 +57,7 @@ def sweep(
     command = _command(method, config, runs, seeds, flags)
     with (
         _only_sweep_in(folder) as inherited,
-        _terminable(),
+        terminable(),
         tempfile.TemporaryDirectory(prefix="hf-fer-sweep-") as copy,
     ):
         _check_summary(folder, runs)
@@ -280,8 +280,8 @@ def _end(process: subprocess.Popen[bytes], stop: BaseException) -> None:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Lets SIGTERM unwind the stack, so that the run is ended and the summary written."""
+def terminable() -> Iterator[None]:
+    """Lets SIGTERM unwind the stack as SystemExit(143), so that what runs is ended and what is known written."""
 
     def stop(number: int, frame: Any) -> NoReturn:
         raise SystemExit(128 + number)
