@@ -12,7 +12,7 @@ from hf_fer.evaluation.markdown import code, escape, fenced, table
 from .pictures import plot_gains
 from .runs import RECORDS, ROOT
 from .summary import SEEDS, SIGNS, Sign, Spread, differences, records_of, spread, verdict
-from .tables import TABLES, Row, Table
+from .tables import TABLES, Row, Table, in_sentence
 
 PAGE = ROOT / "docs" / "reproduction.md"
 READINGS = Path(__file__).parent / "readings"
@@ -50,7 +50,7 @@ def _section(one: Table, folder: Path) -> Iterator[str]:
         return
     yield _settings(one, made)
     yield _figures(one, found)
-    yield f"![What each row of table {one.letter} gains on {one.rows[0].name.lower()}]({_picture(one)})"
+    yield f"![What each row of table {one.letter} gains on {in_sentence(one.rows[0].name)}]({_picture(one)})"
     if all("balancing" in record["reproduction"] for record in made):  # table E shows other methods beside GReFEL
         yield "ECE of the head alone, and after balancing, of the same models:"
         yield _balancing(one, found)

@@ -9,7 +9,7 @@ from typing import Any
 from hf_fer.evaluation.plots import CLASS_COLOURS, CLASS_MARKERS, GREY
 
 from .summary import figure
-from .tables import Table
+from .tables import Table, in_sentence
 
 DPI = 150
 
@@ -65,7 +65,7 @@ def plot_gains(
             drawn = True
     axes.axhline(0, color=GREY, linewidth=1)
     axes.annotate(
-        base.lower(), (1, 0), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
+        in_sentence(base), (1, 0), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
         va="center", fontsize=8.5, color=GREY,
     )  # fmt: skip
     for place in range(1, len(columns)):

@@ -108,6 +108,11 @@ class Cell:
         return f"{self.table}{condition}, {self.row}, seed {self.seed}"
 
 
+def in_sentence(name: str) -> str:
+    """A row's name where it does not begin a sentence."""
+    return name[:1].lower() + name[1:]
+
+
 def slug(text: str) -> str:
     """`text` as part of a path: lower case, runs of anything but letters, digits, dots and dashes as one dash."""
     safe = "".join(c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in text.lower().replace("+", " and "))
