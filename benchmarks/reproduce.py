@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"written: {write_page()}")
             return 0
         if options.check:
-            agreed = [check(TABLES[name], options.scale, options.data_root, flags) for name in options.table]
+            with terminable():
+                agreed = [check(TABLES[name], options.scale, options.data_root, flags) for name in options.table]
             return 0 if all(agreed) else 1
         if options.seed is not None and not 0 <= options.seed < options.seeds:
             raise FerError(

@@ -188,7 +188,8 @@ def run_cells(
             pool.shutdown(wait=False, cancel_futures=True)
             if isinstance(stop, SystemExit):  # SIGTERM, which unlike Ctrl-C has reached this process alone
                 for child in psutil.Process().children():
-                    child.terminate()
+                    with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                        child.terminate()
             raise
     return [cell for cell in left if find_record(cell, records) is None]
 
