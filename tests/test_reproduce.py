@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from hf_fer._auto import config_class
+from hf_fer._auto import METHODS, config_class
 from hf_fer.errors import FerError
 from hf_fer.evaluation import read_record
 from hf_fer.training.recipe import load_recipe
@@ -507,6 +507,27 @@ def test_the_page_has_its_pictures(published: Path, tmp_path: Path, monkeypatch:
 
 def test_the_committed_page_is_what_the_records_give() -> None:
     assert page.PAGE.read_text(encoding="utf-8") == page.render()
+
+
+def test_what_the_five_cost_is_told_by_models_that_are_runs_of_their_rows() -> None:
+    costs = page.PAGE.read_text(encoding="utf-8").split("What they cost")[1]
+    shipped = [row for row in TABLES["E"].rows if row.shipped]
+    assert {row.method for row in shipped} == set(METHODS)
+    for row in shipped:
+        record = read_record(page.SHIPPED / f"{row.shipped}.json")
+        made = [*summary.records_of(TABLES["E"], row.name, "").values()]
+        alike = [
+            one
+            for one in made
+            if all(
+                # fp16 weights may decide an image or two otherwise
+                abs(summary.figure(one, "accuracy", factor) - summary.figure(record, "accuracy", factor)) < 0.002
+                for factor in ("1", "2", "4", "8")
+            )
+        ]
+        assert alike and {one["parameters"] for one in made} == {record["parameters"]}
+        line = f"| {row.name} | {record['parameters']:,} | `{row.shipped}` | {record['latency']['median_ms']:.2f} |"
+        assert line in costs
 
 
 def test_every_committed_record_is_of_a_cell_and_whole() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hf_fer.evaluation import read_record
 from hf_fer.evaluation.markdown import code, escape, fenced, table
 
 from .pictures import plot_gains
@@ -16,6 +17,7 @@ from .tables import TABLES, Row, Table, in_sentence
 
 PAGE = ROOT / "docs" / "reproduction.md"
 READINGS = Path(__file__).parent / "readings"
+SHIPPED = ROOT / "leaderboard" / "records"  # of the embedded models
 _NAMES = {"accuracy": "accuracy", "mean_class_accuracy": "mean class", "ece": "ECE"}
 _TIMES = "\u00d7"
 
@@ -50,6 +52,8 @@ def _section(one: Table, folder: Path) -> Iterator[str]:
         return
     yield _settings(one, made)
     yield _figures(one, found)
+    if any(row.shipped for row in one.rows):
+        yield from _costs(one, found)
     yield f"![What each row of table {one.letter} gains on {in_sentence(one.rows[0].name)}]({_picture(one)})"
     if all("balancing" in record["reproduction"] for record in made):  # table E shows other methods beside GReFEL
         yield "ECE of the head alone, and after balancing, of the same models:"
@@ -165,6 +169,24 @@ def _figures(one: Table, found: dict[tuple[str, str], dict[int, dict[str, Any]]]
         if row.paper:
             lines.append(["&nbsp;&nbsp;the paper", *(_paper(one, row, column) for column in columns)])
     return table(["", *heads], lines)
+
+
+def _costs(one: Table, found: dict[tuple[str, str], dict[int, dict[str, Any]]]) -> Iterator[str]:
+    """Parameters of the runs, latency of the embedded models."""
+    lines, machines = [], set()
+    for row in one.rows:
+        sizes = {record["parameters"] for condition in one.conditions for record in found[row.name, condition].values()}
+        model, latency = "-", "-"
+        if row.shipped is not None:
+            time = read_record(SHIPPED / f"{row.shipped}.json")["latency"]
+            model, latency = code(row.shipped), f"{time['median_ms']:.2f}"
+            machines.add(f"{escape(time['processor'])}, {time['threads']} thread, {time['dtype']}")
+        lines.append([escape(row.name), " to ".join(f"{size:,}" for size in sorted(sizes)) or "-", model, latency])
+    yield (
+        "What they cost, by the [leaderboard](../leaderboard/README.md)'s records of the embedded models that are runs "
+        f"of the rows: median time for one image on {' or '.join(sorted(machines))}."
+    )
+    yield table(["", "parameters", "embedded model", "latency, ms"], lines)
 
 
 def _balancing(one: Table, found: dict[tuple[str, str], dict[int, dict[str, Any]]]) -> str:

@@ -22,6 +22,7 @@ class Row:
         at_scale: more of them, by scale.
         same_as: (table, condition, row) of the runs that it shows, which are trained there; None: it has its own.
         start_of: (table, condition) whose starts it goes on from, instead of its own table's.
+        shipped: the embedded model that is a run of it, whose latency the table shows.
         paper: the paper's figures in %, where it has some: by condition those of the table's metrics, or, in a
             table with but one condition, by metric the figures at ×1, ×2, ×4, ×8 (None: none given).
     """
@@ -33,6 +34,7 @@ class Row:
     at_scale: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     same_as: tuple[str, str, str] | None = None
     start_of: tuple[str, str] | None = None
+    shipped: str | None = None
     paper: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
 
 
@@ -290,7 +292,7 @@ _E = Table(
     {"": {}},
     (
         Row("Cross-entropy", "hsac", same_as=("B", "", "Cross-entropy")),
-        Row("HSAC", "hsac", same_as=("B", "", "HSAC, λ_ca = 0.3")),
+        Row("HSAC", "hsac", same_as=("B", "", "HSAC, λ_ca = 0.3"), shipped="default-hsac"),
         Row(
             "MEK",
             "mek",
@@ -302,15 +304,27 @@ _E = Table(
             },
             at_scale={"cpu": {"batch_size": 64, "learning_rate": 1e-3}},  # as the rows of table B
             start_of=("B", ""),
+            shipped="default-mek",
         ),
-        Row("Neural Resizer", "neural_resizer", same_as=("C", "", "e: STN + SR / LTR, F-PDLS")),
-        Row("Multi-resolution training", "multires", same_as=("B", "", "Multi-resolution training")),
+        Row(
+            "Neural Resizer",
+            "neural_resizer",
+            same_as=("C", "", "e: STN + SR / LTR, F-PDLS"),
+            shipped="default-neural_resizer",
+        ),
+        Row(
+            "Multi-resolution training",
+            "multires",
+            same_as=("B", "", "Multi-resolution training"),
+            shipped="default-multires",
+        ),
         Row(
             "GReFEL",
             "grefel",
             changes={"eval_resolutions": [1, 2, 4, 8]},
             at_scale={"cpu": {"epochs": 5}},
             start_of=("D", "noise 0 %"),
+            shipped="default-grefel",
         ),
     ),
     check=("", "MEK"),
