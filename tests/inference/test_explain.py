@@ -522,19 +522,20 @@ def test_a_network_without_feature_maps_is_refused_in_a_sentence() -> None:
 def test_a_map_goes_back_to_where_the_face_was_before_it_was_moved() -> None:
     model = resizer("vit")
     model.spatial_transformer.localization[-1].weight.data.zero_()
-    # What stands at x = 0.5 (right of the middle) comes to the middle, and y is turned upside down.
-    model.spatial_transformer.localization[-1].bias.data = torch.tensor([0.0, 0.0, 0.5, 0.0, -2.0, 0.0])
+    # What stands at x = 0.4 and y = 0.3 (right of the middle and below it) comes to the middle, y is stretched by 0.7.
+    change = torch.tensor([0.0, 0.0, 0.4, 0.0, -0.3, 0.3])
+    model.spatial_transformer.localization[-1].bias.data = 0.5 * torch.atanh(change / 0.5)
     pixels = pixels_of(model, 1)
     maps = torch.zeros(1, 1, 8, 8)
-    maps[0, 0, 1, 3:5] = 1  # x about 0, y about -0.6
+    maps[0, 0, 1, 3:5] = 1  # x about 0, y about -0.62
     back = _moved_back(maps, model, pixels)[0, 0]
     ys, xs = torch.meshgrid(torch.linspace(-1, 1, back.shape[0]), torch.linspace(-1, 1, back.shape[1]), indexing="ij")
-    assert float((back * xs).sum() / back.sum()) == pytest.approx(0.5, abs=0.06)
-    assert float((back * ys).sum() / back.sum()) == pytest.approx(0.62, abs=0.06)
+    assert float((back * xs).sum() / back.sum()) == pytest.approx(0.4, abs=0.06)
+    assert float((back * ys).sum() / back.sum()) == pytest.approx(-0.62 * 0.7 + 0.3, abs=0.06)
     model.spatial_transformer.localization[-1].bias.data.zero_()
     assert torch.equal(_moved_back(maps, model, pixels), maps)  # not moved: not resampled
-    model.spatial_transformer.localization[-1].bias.data = torch.tensor([-1.0, 0.0, 0.0, 0.0, -1.0, 0.0])
-    assert not _moved_back(maps, model, pixels).any()  # flattened to a point: no way back
+    model.spatial_transformer.localization[-1].bias.data = 1e4 * torch.tensor([-1.0, 1.0, 0.0, 1.0, -1.0, 0.0])
+    assert not _moved_back(maps, model, pixels).any()  # flattened to a line: no way back
 
 
 # --- GReFEL's distributions -------------------------------------------------------------------------------------------
