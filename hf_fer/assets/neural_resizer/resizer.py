@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .resampling import affine_sample, at_least_float32
 
 _SLOPE = 0.2  # of the leaky ReLUs (Talebi & Milanfar)
+_REACH = 0.5  # of a spatial transformer: how far its map may be from the identity
 _LOCALIZATION_SIZE = 64  # px; an affine map is no matter of fine detail
 
 
@@ -87,7 +88,10 @@ class SpatialTransformer(nn.Module):
     """Images (B, 3, S, S) moved, turned, scaled and sheared to where they are easier to classify. Starts as identity.
 
     Jaderberg et al. 2015. The poster does not give the localisation network; ours looks at 64 px of the image and
-    gives the difference of `θ` from the identity, which half precision rounds less than `θ` itself.
+    gives the difference of `θ` from the identity, which half precision rounds less than `θ` itself. Each of its
+    entries stays within ±0.5, so the image is never mirrored and its middle never leaves sight. Without that bound
+    a training can drive the crop out of the image, where all is repeated border and no gradient leads back; without
+    the layer norm its hidden units can die, and every image gets the same `θ`.
     """
 
     def __init__(self) -> None:
@@ -101,6 +105,7 @@ class SpatialTransformer(nn.Module):
             nn.ReLU(inplace=True),
             nn.Flatten(),
             nn.Linear(32 * (_LOCALIZATION_SIZE // 8) ** 2, 32),
+            nn.LayerNorm(32),
             nn.ReLU(inplace=True),
             ZeroLinear(32, 6),
         )
@@ -108,6 +113,7 @@ class SpatialTransformer(nn.Module):
     def theta(self, images: Tensor) -> Tensor:
         """The affine maps (B, 2, 3) of `affine_sample`, in at least float32."""
         change = at_least_float32(self.localization(interpolate(images, _LOCALIZATION_SIZE, "bilinear")))
+        change = _REACH * torch.tanh(change / _REACH)
         return torch.eye(2, 3, dtype=change.dtype, device=change.device) + change.unflatten(1, (2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
