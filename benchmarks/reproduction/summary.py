@@ -85,7 +85,6 @@ SIGNS = (
         Sign("D", better, "Without reliability balancing", "accuracy")
         for better in ("Anchors", "Attentive correction (MHSA)", "Both")
     ),
-    Sign("E", "GReFEL", "GReFEL without reliability balancing", "accuracy"),
 )
 
 
