@@ -106,11 +106,12 @@ def _settings(one: Table, made: list[dict[str, Any]]) -> str:
     trained = ", ".join(f"{n:,}{f' ({name})' if name else ''}" for name, n in images.items() if n is not None)
     chosen = dict.fromkeys(record["reproduction"]["selected_by"] for record in made)
     machines = dict.fromkeys(_machine(record) for record in made)
+    epochs = _all(made, "epochs")
     facts = [
         f"FERPlus, {options['classes']} classes, rule {options['label_rule']}: {trained} training images, "
         f"{first['n']:,} test images.",
         f"Networks of {size} parameters at {_all(made, 'image_size')} px.",
-        f"{_all(made, 'epochs')} epochs of {_all(made, 'batch_size')} images a step, {_starts(made)}",
+        f"{epochs} epoch{'' if epochs == '1' else 's'} of {_all(made, 'batch_size')} images a step, {_starts(made)}",
         f"The epoch is chosen by {' or '.join(chosen)}.",
         f"Machine: {' or '.join(machines)}, {recipe['cpu_threads']} thread, {recipe['mixed_precision']}. "
         f"Commit {', '.join(code(c) for c in commits)}.",
