@@ -47,12 +47,34 @@ HOLDING = (
         for condition in _FACTORS
     }
     | {("C", "d: SR / LTR, F-PDLS", "a: Bi / Bi, F-PDLS", "", "1")}
+    | {
+        ("D", better, "Without reliability balancing", condition, "1")
+        for better, condition in (
+            ("Anchors", "noise 10 %"),
+            ("Attentive correction (MHSA)", "noise 10 %"),
+            ("Both", "noise 10 %"),
+            ("Attentive correction (MHSA)", "noise 20 %"),
+            ("Anchors", "noise 30 %"),
+        )
+    }
 )
-NOT_HOLDING = {("B", "HSAC, λ_ca = 0.3", "EAC + L_a, λ = 0.5 and 0.3", "", factor) for factor in ("4", "8")} | {
-    ("A", better, "Cross-entropy", condition, "1")
-    for better in ("MEK (RAC + RSL)", "MEK, λ = 0.2")
-    for condition in _FACTORS
-}
+NOT_HOLDING = (
+    {("B", "HSAC, λ_ca = 0.3", "EAC + L_a, λ = 0.5 and 0.3", "", factor) for factor in ("4", "8")}
+    | {
+        ("A", better, "Cross-entropy", condition, "1")
+        for better in ("MEK (RAC + RSL)", "MEK, λ = 0.2")
+        for condition in _FACTORS
+    }
+    | {
+        ("C", better, worse, "", "1")
+        for better, worse in (
+            ("e: STN + SR / LTR, F-PDLS", "e, cross-entropy"),
+            ("e: STN + SR / LTR, F-PDLS", "e, PDLS"),
+            ("a: Bi / Bi, F-PDLS", "a, cross-entropy"),
+        )
+    }
+    | {("D", "Both", "Without reliability balancing", "noise 0 %", "1")}
+)
 
 
 ROWS = (Row("Plain, first", "mek", "Table 6: baseline", paper={"one": (80.0, 60.0)}), Row("MEK", "mek"))
