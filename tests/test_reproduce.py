@@ -37,8 +37,13 @@ RECORD = ROOT / "leaderboard" / "records" / "small-ce.json"
 _FACTORS = [f"factor {factor}" for factor in (50, 100, 150)]
 HOLDING = (
     {
-        ("B", better, "Cross-entropy", "", factor)
-        for better in ("HSAC, λ_ca = 0.3", "Multi-resolution training")
+        ("B", better, worse, "", factor)
+        for better, worse in (
+            ("HSAC", "Cross-entropy"),
+            ("HSAC", "EAC + L_a"),
+            ("HSAC, λ_ca = 0.3", "Cross-entropy"),
+            ("Multi-resolution training", "Cross-entropy"),
+        )
         for factor in ("4", "8")
     }
     | {
