@@ -557,6 +557,12 @@ def test_what_the_five_cost_is_told_by_models_that_are_runs_of_their_rows() -> N
         assert line in costs
 
 
+def test_an_embedded_model_without_a_latency_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "read_record", lambda path: {"latency": None})
+    with pytest.raises(FerError, match=r"default-hsac\.json has no latency; .*hf-fer evaluate default-hsac --latency"):
+        page.render()
+
+
 def test_every_committed_record_is_of_a_cell_and_whole() -> None:
     known = {
         runs.record_path(cell): cell for table in TABLES.values() for scale in SCALES for cell in cells(table, scale, 3)

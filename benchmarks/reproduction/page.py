@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hf_fer.errors import FerError
 from hf_fer.evaluation import read_record
 from hf_fer.evaluation.markdown import code, escape, fenced, table
 
@@ -179,8 +180,11 @@ def _costs(one: Table, found: dict[tuple[str, str], dict[int, dict[str, Any]]]) 
         sizes = {record["parameters"] for condition in one.conditions for record in found[row.name, condition].values()}
         model, latency = "-", "-"
         if row.shipped is not None:
-            time = read_record(SHIPPED / f"{row.shipped}.json")["latency"]
-            model, latency = code(row.shipped), f"{time['median_ms']:.2f}"
+            path = SHIPPED / f"{row.shipped}.json"
+            time = read_record(path)["latency"]
+            if time is None:
+                raise FerError(f"{path} has no latency; make it anew with `hf-fer evaluate {row.shipped} --latency`.")
+            model, latency = f"`{row.shipped}`", f"{time['median_ms']:.2f}"
             machines.add(f"{escape(time['processor'])}, {time['threads']} thread, {time['dtype']}")
         lines.append([escape(row.name), " to ".join(f"{size:,}" for size in sorted(sizes)) or "-", model, latency])
     yield (
