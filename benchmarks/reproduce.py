@@ -51,6 +51,11 @@ def main(argv: list[str] | None = None) -> int:
             if unknown := next((row for row in options.row if row not in known), None):
                 raise FerError(f"No such row as {unknown!r}; there are {'; '.join(known)}.")
             wanted = [cell for cell in wanted if cell.row in options.row]
+        if options.condition:
+            known = [condition for name in options.table for condition in TABLES[name].conditions if condition]
+            if unknown := next((condition for condition in options.condition if condition not in known), None):
+                raise FerError(f"No such condition as {unknown!r}; there are {'; '.join(known) or 'none'}.")
+            wanted = [cell for cell in wanted if cell.condition in options.condition]
         with terminable():
             left = run_cells(
                 wanted,
@@ -122,6 +127,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=count, default=3, help="seeds 0 ... N - 1 (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="only this one of them")
     parser.add_argument("--row", nargs="+", metavar="ROW", help="only these rows, and the starts that they need")
+    parser.add_argument("--condition", nargs="+", metavar="NAME", help="only under these conditions")
     parser.add_argument("--jobs", type=count, default=1, help="runs at a time (default: %(default)s)")
     parser.add_argument("--threads", type=count, default=1, help="of each run, on a CPU (default: %(default)s)")
     parser.add_argument("--check", action="store_true", help="train one published cell of each table anew and compare")

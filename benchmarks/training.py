@@ -275,7 +275,7 @@ def _our_epoch(scale: Scale, steps: int, device: str, threads: int) -> float:
     """Seconds of an epoch of so many steps, the second of a run, as the run itself notes them."""
     flags = [
         f"--backbone={scale.backbone}", f"--image_size={scale.side}", f"--batch_size={scale.batch}",
-        f"--dataset_options={{train: {scale.batch * steps}, validation: 8, test: 8, size: {min(scale.side, 224)}}}",
+        f"--dataset_options={{train: {scale.batch * steps}, validation: 8, test: 8, size: {min(scale.side, 48)}}}",
         "--consistency_weight=0", "--smoothing=0", "--classify_transformed=false", f"--cpu_threads={threads}",
     ]  # fmt: skip
     rows = _run([*flags, "--mixed_precision=bf16"] if device == "cuda" else flags)
@@ -320,7 +320,7 @@ def _run(flags: list[str], processes: int = 1, environment: dict[str, str] | Non
         shared = [f"--output_dir={folder}/run", "--dataset=synthetic", "--epochs=2", "--tracker=none"]
         done = subprocess.run(
             [sys.executable, *launcher, str(ROOT / "recipes" / "train_mek.py"), *shared, *flags],
-            env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), **(environment or {})},
             capture_output=True,
             text=True,
         )
