@@ -318,9 +318,10 @@ def _run(flags: list[str], processes: int = 1, environment: dict[str, str] | Non
     launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"] if processes > 1 else []
     with tempfile.TemporaryDirectory() as folder:
         shared = [f"--output_dir={folder}/run", "--dataset=synthetic", "--epochs=2", "--tracker=none"]
+        paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         done = subprocess.run(
             [sys.executable, *launcher, str(ROOT / "recipes" / "train_mek.py"), *shared, *flags],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), **(environment or {})},
+            env={**os.environ, "PYTHONPATH": paths, **(environment or {})},
             capture_output=True,
             text=True,
         )

@@ -85,6 +85,7 @@ SIGNS = (
         Sign("D", better, "Without reliability balancing", "accuracy")
         for better in ("Anchors", "Attentive correction (MHSA)", "Both")
     ),
+    Sign("E", "GReFEL", "GReFEL without reliability balancing", "accuracy"),
 )
 
 

@@ -326,6 +326,15 @@ _E = Table(
             start_of=("D", "noise 0 %"),
             shipped="default-grefel",
         ),
+        # The comparison of table D with five times its budget.
+        Row(
+            "GReFEL without reliability balancing",
+            "grefel",
+            "Table 2: without reliability balancing",
+            changes={"eval_resolutions": [1, 2, 4, 8]},
+            at_scale={"cpu": {"epochs": 5}},
+            start_of=("D", "noise 0 %"),
+        ),
     ),
     check=("", "MEK"),
 )
