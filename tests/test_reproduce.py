@@ -91,7 +91,7 @@ SMALL = Table(
     {"one": {"imbalance_factor": 2}, "two": {"imbalance_factor": 4}},
     ROWS,
     start=Row("start", "mek", "Table 6: baseline"),
-    start_epochs={"cpu": 1},
+    start_epochs={"cpu": 1, "gpu": 4},
     check=("one", "MEK"),
 )
 
@@ -381,7 +381,7 @@ def test_one_cell_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(page, "TABLES", {"T": SMALL})
     shown = {**made, "options": {"classes": 8, "label_rule": "majority"}}  # else as a run leaves it
     table = Table(**{**vars(SMALL), "conditions": {"": {}}})
-    assert "rule majority: 64 training images, 32 test images." in page._settings(table, [shown])
+    assert "rule majority: 64 training images, 32 test images." in page._settings(table, [shown], "cpu")
     assert run.report["started_from"]["backbone_weights"].endswith("model.safetensors")
     assert "diagnostics" not in run.report and not (run.folder / "embeddings.png").exists()
     again = runs.train_cell(cell, tmp_path, None, {"cpu_threads": 1})  # what is finished is taken as it is
@@ -517,6 +517,29 @@ def test_a_table_of_other_tables_rows_says_how_they_differ(
     assert "--table B C E --scale" in all_five and "--table D --scale" in reliability
 
 
+def test_what_has_been_run_at_the_gpu_scale_has_a_section_of_its_own(
+    published: Path, tmp_path: Path, trained: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "SIGNS", (summary.Sign("T", "MEK", "Plain, first", "accuracy"),))
+    before = page.render(published)
+    assert "GPU scale" not in before
+    two = [cell for cell in cells(SMALL, "gpu", 2) if cell.condition == "two"]
+    for rows, shown in (({"Plain, first"}, False), ({"Plain, first", "MEK"}, True)):
+        runs.run_cells([c for c in two if c.row in rows], tmp_path / "runs", None, records=published)
+        for cell in two:
+            if runs.record_path(cell, published).is_file():
+                with_figures(runs.record_path(cell, published), {"1": 0.25 if cell.row == "MEK" else 0.5})
+        text = page.render(published)
+        assert text.startswith(before.rstrip())  # the section comes after what there was, and changes nothing of it
+        section = text.split("### T at the GPU scale")[1]
+        assert "two, accuracy" in section and "one, accuracy" not in section and "| 50.00 ± 0.00 (n = 2) |" in section
+        assert ("| MEK | 25.00 ± 0.00 (n = 2) |" in section) is shown
+        assert ("-25.00, -25.00 | does not hold |" in section) is shown
+        assert "the same start: 4 epochs" in section
+        assert ("--row 'Plain, first' --condition two" in section) is not shown
+        assert ("--row 'Plain, first' MEK --condition two" in section) is shown
+
+
 def test_the_page_has_its_pictures(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
@@ -603,6 +626,20 @@ def test_the_command_says_what_it_wants() -> None:
     assert done.returncode == 2 and "invalid choice: 'Q'" in done.stderr
     done = reproduce("--table", "B", "--row", "HSAC", "hsac")
     assert done.returncode == 2 and "No such row as 'hsac'; there are Cross-entropy; " in done.stderr
+    done = reproduce("--table", "A", "--condition", "factor 7")
+    assert done.returncode == 2 and "No such condition as 'factor 7'; there are factor 50; factor 100; " in done.stderr
+
+
+def test_conditions_and_rows_are_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    import reproduce as script
+
+    chosen: list[str] = []
+    monkeypatch.setattr(script, "run_cells", lambda wanted, *_, **__: chosen.extend(cell.path for cell in wanted))
+    words = ["--scale", "gpu", "--row", "EAC", "start", "--condition", "factor 50", "--seeds", "2"]
+    assert script.main(["--table", "A", *words]) == 2  # a start comes by itself
+    words.remove("start")
+    assert script.main(["--table", "A", *words]) == 0
+    assert chosen == ["gpu/A/factor-50/eac/seed-0", "gpu/A/factor-50/eac/seed-1"]
 
 
 def test_a_seed_that_the_table_has_not_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -662,6 +699,9 @@ def test_the_printed_commands_are_ones(page: str) -> None:
     for words in printed:
         options = script._parse(shlex.split(words))
         assert options.page or options.table
+        tables = [TABLES[letter] for letter in options.table]
+        assert {*(options.row or ())} <= {row.name for table in tables for row in table.rows}
+        assert {*(options.condition or ())} <= {condition for table in tables for condition in table.conditions}
 
 
 def test_check_compares_with_the_published_spread(

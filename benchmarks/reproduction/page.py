@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ _TIMES = "\u00d7"
 def write_page(path: Path = PAGE, folder: Path = RECORDS) -> Path:
     """Writes the page and its pictures out of the records; raises what `find_record` raises."""
     for one in TABLES.values():
-        found = _found(one, folder)
+        found = _found(one, "cpu", folder)
         if any(found.values()):
             plot_gains(one, found, _drawn(one, found), path.with_name(_picture(one)))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,12 +48,12 @@ def _section(one: Table, folder: Path) -> Iterator[str]:
     yield f"## {one.letter}. {one.title}"
     if one.paper:
         yield f"After {one.source}; its figures, in italics, are on {one.paper}."
-    found = _found(one, folder)
+    found = _found(one, "cpu", folder)
     made = [record for records in found.values() for record in records.values()]
     if not made:
         yield "Not run yet."
         return
-    yield _settings(one, made)
+    yield _settings(one, made, "cpu")
     yield _figures(one, found)
     if any(row.shipped for row in one.rows):
         yield from _costs(one, found)
@@ -65,19 +67,45 @@ def _section(one: Table, folder: Path) -> Iterator[str]:
         if any("λ" in sign.better for sign in signs):
             text += " Rows with a λ in their name ask the same of weights for networks that were not pretrained."
         yield text
-        yield _signs(one, signs, folder)
+        yield _signs(one, signs, "cpu", folder)
     reading = READINGS / f"{one.letter}.md"
     if reading.is_file():
         yield reading.read_text(encoding="utf-8").strip()
     letters = sorted({one.letter, *(row.same_as[0] for row in one.rows if row.same_as)})
     command = f"python benchmarks/reproduce.py --table {' '.join(letters)} --scale cpu --data-root DIR"
     yield fenced(command, "")
+    yield from _larger(one, folder)
 
 
-def _found(one: Table, folder: Path) -> dict[tuple[str, str], dict[int, dict[str, Any]]]:
+def _larger(one: Table, folder: Path) -> Iterator[str]:
+    """What there is of a table at the GPU scale: the rows and conditions that have been run, and no others."""
+    found = {key: records for key, records in _found(one, "gpu", folder).items() if records}
+    if not found:
+        return
+    rows = tuple(row for row in one.rows if any(name == row.name for name, _ in found))
+    conditions = {c: keys for c, keys in one.conditions.items() if any(c == other for _, other in found)}
+    part = replace(one, rows=rows, conditions=conditions)
+    found = _found(part, "gpu", folder)
+    names = [row.name for row in rows]
+    yield f"### {one.letter} at the GPU scale"
+    yield _settings(part, [record for records in found.values() for record in records.values()], "gpu")
+    yield _figures(part, found)
+    signs = [sign for sign in SIGNS if sign.table == one.letter and {sign.better, sign.worse} <= {*names}]
+    if signs:
+        yield _signs(part, signs, "gpu", folder)
+    reading = READINGS / f"{one.letter}-gpu.md"
+    if reading.is_file():
+        yield reading.read_text(encoding="utf-8").strip()
+    words = ["python", "benchmarks/reproduce.py", "--table", one.letter, "--scale", "gpu", "--row", *names]
+    if any(conditions):
+        words += ["--condition", *conditions]
+    yield fenced(shlex.join([*words, "--data-root", "DIR"]), "")
+
+
+def _found(one: Table, scale: str, folder: Path) -> dict[tuple[str, str], dict[int, dict[str, Any]]]:
     """The records of a table by (row, condition) and seed."""
     return {
-        (row.name, condition): records_of(one, row.name, condition, folder=folder)
+        (row.name, condition): records_of(one, row.name, condition, scale, folder=folder)
         for row in one.rows
         for condition in one.conditions
     }
@@ -93,7 +121,7 @@ def _drawn(one: Table, found: dict[tuple[str, str], dict[int, dict[str, Any]]]) 
     return [column for column in _columns(one, made) if column[1] == one.drawn]
 
 
-def _settings(one: Table, made: list[dict[str, Any]]) -> str:
+def _settings(one: Table, made: list[dict[str, Any]], scale: str) -> str:
     """What a reader must know of a table's runs, as the records tell it: of all of them, as rows may differ."""
     first = made[0]
     recipe, options = first["reproduction"]["recipe"], first["options"]
@@ -112,10 +140,10 @@ def _settings(one: Table, made: list[dict[str, Any]]) -> str:
         f"FERPlus, {options['classes']} classes, rule {options['label_rule']}: {trained} training images, "
         f"{first['n']:,} test images.",
         f"Networks of {size} parameters at {_all(made, 'image_size')} px.",
-        f"{epochs} epoch{'' if epochs == '1' else 's'} of {_all(made, 'batch_size')} images a step, {_starts(made)}",
+        f"{epochs} epoch{'' if epochs == '1' else 's'} of {_all(made, 'batch_size')} images a step, "
+        f"{_starts(made, scale)}",
         f"The epoch is chosen by {' or '.join(chosen)}.",
-        f"Machine: {' or '.join(machines)}, {recipe['cpu_threads']} thread, {recipe['mixed_precision']}. "
-        f"Commit {', '.join(code(c) for c in commits)}.",
+        f"Machine: {' or '.join(machines)}, {recipe['mixed_precision']}. Commit {', '.join(code(c) for c in commits)}.",
     ]
     return " ".join(facts)
 
@@ -126,14 +154,17 @@ def _all(made: list[dict[str, Any]], key: str) -> str:
 
 
 def _machine(record: dict[str, Any]) -> str:
-    return escape(record["hardware"].get("processor") or record["hardware"].get("device"))
+    hardware = record["hardware"]
+    if hardware["device"] != "cpu":
+        return escape(hardware["device"])
+    return f"{escape(hardware['processor'])}, {record['reproduction']['recipe']['cpu_threads']} thread"
 
 
-def _starts(made: list[dict[str, Any]]) -> str:
+def _starts(made: list[dict[str, Any]], scale: str) -> str:
     """What the rows go on from."""
     paths = {record["reproduction"]["start"] for record in made} - {None}
     letters = sorted({path.split("/")[1] for path in paths})
-    epochs = {letter: TABLES[letter].start_epochs["cpu"] for letter in letters}
+    epochs = {letter: TABLES[letter].start_epochs[scale] for letter in letters}
     rest = (
         "epochs of cross-entropy on the same training images, whose backbone every row goes on from; all else, such as "
         "the classifier, begins anew."
@@ -153,7 +184,7 @@ def _is(record: dict[str, Any], condition: str) -> bool:
 def _columns(one: Table, made: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     """(condition, metric, factor) of each column."""
     factors = list(made[0]["resolutions"])
-    if len(one.conditions) > 1:
+    if any(one.conditions):
         return [(c, metric, "1") for c in one.conditions for metric in one.metrics]
     return [("", "accuracy", factor) for factor in factors] + [("", "mean_class_accuracy", factors[0])]
 
@@ -223,11 +254,11 @@ def _paper(one: Table, row: Row, column: tuple[str, str, str]) -> str:
     return "" if value is None else f"*{value:.2f}*"
 
 
-def _signs(one: Table, signs: list[Sign], folder: Path) -> str:
+def _signs(one: Table, signs: list[Sign], scale: str, folder: Path) -> str:
     lines = []
     for sign in signs:
         for condition in one.conditions:
-            gaps = differences(sign, condition, folder=folder)
+            gaps = differences(sign, condition, scale, folder=folder)
             where = condition or f"{_TIMES}{sign.factor}"
             each = ", ".join(f"{100 * gap:+.2f}" for gap in gaps)
             value = _cell(Spread.of(gaps)) if gaps else "-"
