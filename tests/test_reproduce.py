@@ -175,6 +175,9 @@ def test_starts_come_before_what_needs_them_and_seeds_one_after_the_other() -> N
     borrowed = {c.row: c.start and c.start.path for c in cells(TABLES["E"], "cpu", 1)}
     grefel = dict.fromkeys(("GReFEL", "GReFEL without reliability balancing"), "cpu/D/noise-0/start/seed-0")
     assert borrowed == {"MEK": "cpu/B/start/seed-0", **grefel}
+    assert [(c.row, c.start and c.start.path) for c in cells(TABLES["F"], "cpu", 1) if c.condition == "noise 20 %"] == [
+        (row, "cpu/D/noise-20/start/seed-0") for row in ("Without reliability balancing", "Both")
+    ]
     assert every[1].path == "cpu/T/one/plain-first/seed-0"
     assert start_cell(SMALL, "cpu", "two", 1) == every[9]
     assert slug("MEK (RAC + RSL)") == "mek-rac-and-rsl" and slug("factor 50") == "factor-50"

@@ -86,6 +86,7 @@ SIGNS = (
         for better in ("Anchors", "Attentive correction (MHSA)", "Both")
     ),
     Sign("E", "GReFEL", "GReFEL without reliability balancing", "accuracy"),
+    Sign("F", "Both", "Without reliability balancing", "accuracy"),
 )
 
 

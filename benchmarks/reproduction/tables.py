@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 SCALES = ("cpu", "gpu")
@@ -52,6 +52,7 @@ class Table:
         start: what is trained first, once for each condition and seed, and hands its backbone to every row; None:
             rows without a `start_of` start from scratch.
         start_epochs: of the start, by scale.
+        start_of: the table whose starts, under the same conditions, its rows go on from.
         check: (condition, row) of the cell that `--check` repeats.
         metrics: shown of every condition, where the table has several.
         drawn: the metric of its picture.
@@ -65,6 +66,7 @@ class Table:
     rows: tuple[Row, ...]
     start: Row | None = None
     start_epochs: Mapping[str, int] = field(default_factory=dict)
+    start_of: str | None = None
     check: tuple[str, str] = ("", "")
     metrics: tuple[str, ...] = ("accuracy", "mean_class_accuracy")
     drawn: str = "accuracy"
@@ -124,8 +126,8 @@ def slug(text: str) -> str:
 def cells(table: Table, scale: str, seeds: int) -> Iterator[Cell]:
     """All runs of a table, starts before their rows and seed by seed, so that an interrupted table compares."""
     for seed, (condition, keys) in itertools.product(range(seeds), table.conditions.items()):
-        start = start_cell(table, scale, condition, seed)
-        if start is not None:
+        start = start_cell(TABLES[table.start_of] if table.start_of else table, scale, condition, seed)
+        if start is not None and table.start_of is None:
             yield start
         for row in table.rows:
             if row.same_as is not None:
@@ -339,4 +341,20 @@ _E = Table(
     check=("", "MEK"),
 )
 
-TABLES: dict[str, Table] = {table.letter: table for table in (_A, _B, _C, _D, _E)}
+_F = Table(
+    "F",
+    "Reliability, with five times the budget",
+    _D.source,
+    "",
+    {condition: keys for condition, keys in _D.conditions.items() if condition != "noise 0 %"},  # that is in table E
+    tuple(
+        replace(row, at_scale={"cpu": {"epochs": 5}, "gpu": {"epochs": 150}}, paper={})
+        for row in _D.rows
+        if row.name in ("Without reliability balancing", "Both")
+    ),
+    start_of="D",
+    check=("noise 10 %", "Without reliability balancing"),
+    metrics=_D.metrics,
+)
+
+TABLES: dict[str, Table] = {table.letter: table for table in (_A, _B, _C, _D, _E, _F)}
