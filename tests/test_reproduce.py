@@ -62,6 +62,7 @@ HOLDING = (
             ("Anchors", "noise 30 %"),
         )
     }
+    | {("F", "Both", "Without reliability balancing", "noise 30 %", "1")}
 )
 NOT_HOLDING = (
     {("B", "HSAC, λ_ca = 0.3", "EAC + L_a, λ = 0.5 and 0.3", "", factor) for factor in ("4", "8")}
@@ -79,6 +80,8 @@ NOT_HOLDING = (
         )
     }
     | {("D", "Both", "Without reliability balancing", "noise 0 %", "1")}
+    | {("E", "GReFEL", "GReFEL without reliability balancing", "", "1")}
+    | {("F", "Both", "Without reliability balancing", "noise 20 %", "1")}
 )
 
 

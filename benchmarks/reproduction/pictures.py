@@ -77,7 +77,7 @@ def plot_gains(
     axes.tick_params(axis="x", length=0)
     if axes.get_legend_handles_labels()[0]:  # none as long as the first row stands alone
         picture.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
-    title = f"{table.letter}. {table.title}: difference to the first row, mean ± deviation over the seeds"
+    title = f"{table.letter}. {table.title}\nDifference to the first row, mean ± deviation over the seeds"
     axes.set_title(title, fontsize=10, loc="left")
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.savefig(path, facecolor="white")
