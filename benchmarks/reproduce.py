@@ -46,15 +46,12 @@ def main(argv: list[str] | None = None) -> int:
         wanted = [cell for name in options.table for cell in cells(TABLES[name], options.scale, options.seeds)]
         if options.seed is not None:
             wanted = [cell for cell in wanted if cell.seed == options.seed]
+        tables = [TABLES[name] for name in options.table]
         if options.row:
-            known = [row.name for name in options.table for row in TABLES[name].rows]
-            if unknown := next((row for row in options.row if row not in known), None):
-                raise FerError(f"No such row as {unknown!r}; there are {'; '.join(known)}.")
+            _check_names("row", options.row, [row.name for table in tables for row in table.rows])
             wanted = [cell for cell in wanted if cell.row in options.row]
         if options.condition:
-            known = [condition for name in options.table for condition in TABLES[name].conditions if condition]
-            if unknown := next((condition for condition in options.condition if condition not in known), None):
-                raise FerError(f"No such condition as {unknown!r}; there are {'; '.join(known) or 'none'}.")
+            _check_names("condition", options.condition, [c for table in tables for c in table.conditions if c])
             wanted = [cell for cell in wanted if cell.condition in options.condition]
         with terminable():
             left = run_cells(
@@ -107,6 +104,11 @@ def check(table: Table, scale: str, data_root: Path | None, flags: dict[str, int
     return fits
 
 
+def _check_names(kind: str, names: list[str], known: list[str]) -> None:
+    if unknown := next((name for name in names if name not in known), None):
+        raise FerError(f"No such {kind} as {unknown!r}; there are {'; '.join(known) or 'none'}.")
+
+
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     def minutes(text: str) -> float:
         value = float(text)
@@ -136,6 +138,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if not options.page and not options.table:
         parser.error("say which tables with --table, or write the page with --page")
+    if options.check and (options.row or options.condition):
+        parser.error("--check repeats the cell that its table names; leave --row and --condition out")
     return options
 
 

@@ -117,7 +117,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", metavar="N", type=_count, default=2, help="CPU threads of the first two parts")
     parser.add_argument("--repeats", metavar="N", type=_count, default=9, help="rounds of the first part")
     parser.add_argument("--runs", metavar="N", type=_count, default=5, help="rounds of the other two")
-    parser.add_argument("--workers", metavar="N", type=int, default=0, help="loader processes of our loop")
     parser.add_argument("--output", metavar="FILE", type=Path, help="JSON file to write")
     parser.add_argument("--quick", action="store_true", help="tiny networks and few rounds: does it run?")
     options = parser.parse_args(argv)
@@ -233,7 +232,7 @@ def measure_loop(scale: Scale, options: argparse.Namespace, device: str) -> dict
     bare, ours = [], []
     for _ in range(options.runs):  # taking turns
         bare.append(steps * scale.batch / _bare_epoch(scale, steps, device))
-        ours.append(steps * scale.batch / _our_epoch(scale, steps, device, options))
+        ours.append(steps * scale.batch / _our_epoch(scale, steps, device, options.threads))
     return {
         "backbone": scale.backbone,
         "side": scale.side,
@@ -272,13 +271,13 @@ def _bare_epoch(scale: Scale, steps: int, device: str) -> float:
     return time.perf_counter() - begin
 
 
-def _our_epoch(scale: Scale, steps: int, device: str, options: argparse.Namespace) -> float:
+def _our_epoch(scale: Scale, steps: int, device: str, threads: int) -> float:
     """Seconds of an epoch of so many steps, the second of a run, as the run itself notes them."""
+    # Drawn small, which is soon done; they are enlarged to `scale.side` once, before the first epoch.
     flags = [
         f"--backbone={scale.backbone}", f"--image_size={scale.side}", f"--batch_size={scale.batch}",
         f"--dataset_options={{train: {scale.batch * steps}, validation: 8, test: 8, size: {min(scale.side, 48)}}}",
-        "--consistency_weight=0", "--smoothing=0", "--classify_transformed=false", f"--cpu_threads={options.threads}",
-        f"--num_workers={options.workers}",
+        "--consistency_weight=0", "--smoothing=0", "--classify_transformed=false", f"--cpu_threads={threads}",
     ]  # fmt: skip
     rows = _run([*flags, "--mixed_precision=bf16"] if device == "cuda" else flags)
     return rows[1]["seconds"]

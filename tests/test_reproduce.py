@@ -541,6 +541,7 @@ def test_what_has_been_run_at_the_gpu_scale_has_a_section_of_its_own(
         assert "two, accuracy" in section and "one, accuracy" not in section and "| 50.00 ± 0.00 (n = 2) |" in section
         assert ("| MEK | 25.00 ± 0.00 (n = 2) |" in section) is shown
         assert ("-25.00, -25.00 | does not hold |" in section) is shown
+        assert ("The papers' claims" in section) is shown
         assert "the same start: 4 epochs" in section
         assert ("--row 'Plain, first' --condition two" in section) is not shown
         assert ("--row 'Plain, first' MEK --condition two" in section) is shown
@@ -589,7 +590,9 @@ def test_what_the_five_cost_is_told_by_models_that_are_runs_of_their_rows() -> N
 
 def test_an_embedded_model_without_a_latency_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "read_record", lambda path: {"latency": None})
-    with pytest.raises(FerError, match=r"default-hsac\.json has no latency; .*hf-fer evaluate default-hsac --latency"):
+    with pytest.raises(
+        FerError, match=r"default-hsac\.json has no latency; .*hf-fer evaluate default-hsac .* --latency "
+    ):
         page.render()
 
 
@@ -634,6 +637,8 @@ def test_the_command_says_what_it_wants() -> None:
     assert done.returncode == 2 and "No such row as 'hsac'; there are Cross-entropy; " in done.stderr
     done = reproduce("--table", "A", "--condition", "factor 7")
     assert done.returncode == 2 and "No such condition as 'factor 7'; there are factor 50; factor 100; " in done.stderr
+    done = reproduce("--table", "A", "--check", "--condition", "factor 100")
+    assert done.returncode == 2 and "--check repeats the cell that its table names" in done.stderr
 
 
 def test_conditions_and_rows_are_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,58 +48,48 @@ def _section(one: Table, folder: Path) -> Iterator[str]:
     yield f"## {one.letter}. {one.title}"
     if one.paper:
         yield f"After {one.source}; its figures, in italics, are on {one.paper}."
-    found = _found(one, "cpu", folder)
-    made = [record for records in found.values() for record in records.values()]
-    if not made:
+    if any(_found(one, "cpu", folder).values()):
+        letters = sorted({one.letter, *(row.same_as[0] for row in one.rows if row.same_as)})
+        yield from _results(one, "cpu", folder, ["--table", *letters, "--scale", "cpu"])
+    else:
         yield "Not run yet."
-        return
-    yield _settings(one, made, "cpu")
+    # At the GPU scale the rows and conditions that have been run, and no others.
+    larger = [key for key, records in _found(one, "gpu", folder).items() if records]
+    if larger:
+        rows = tuple(row for row in one.rows if any(name == row.name for name, _ in larger))
+        conditions = {c: keys for c, keys in one.conditions.items() if any(c == other for _, other in larger)}
+        words = ["--table", one.letter, "--scale", "gpu", "--row", *(row.name for row in rows)]
+        if any(conditions):
+            words += ["--condition", *conditions]
+        yield f"### {one.letter} at the GPU scale"
+        yield from _results(replace(one, rows=rows, conditions=conditions), "gpu", folder, words)
+
+
+def _results(one: Table, scale: str, folder: Path, words: list[str]) -> Iterator[str]:
+    """What came out at a scale, and by which command: `words` are its options."""
+    found = _found(one, scale, folder)
+    made = [record for records in found.values() for record in records.values()]
+    yield _settings(one, made, scale)
     yield _figures(one, found)
-    if any(row.shipped for row in one.rows):
-        yield from _costs(one, found)
-    yield f"![What each row of table {one.letter} gains on {in_sentence(one.rows[0].name)}]({_picture(one)})"
+    if scale == "cpu":  # the embedded models' scale, and the pictures'
+        if any(row.shipped for row in one.rows):
+            yield from _costs(one, found)
+        yield f"![What each row of table {one.letter} gains on {in_sentence(one.rows[0].name)}]({_picture(one)})"
     if all("balancing" in record["reproduction"] for record in made):  # table E shows other methods beside GReFEL
         yield "ECE of the head alone, and after balancing, of the same models:"
         yield _balancing(one, found)
-    signs = [sign for sign in SIGNS if sign.table == one.letter]
+    names = {row.name for row in one.rows}
+    signs = [sign for sign in SIGNS if sign.table == one.letter and {sign.better, sign.worse} <= names]
     if signs:
         text = "The papers' claims, and what came out: differences in points, seed by seed from the same start."
         if any("λ" in sign.better for sign in signs):
             text += " Rows with a λ in their name ask the same of weights for networks that were not pretrained."
         yield text
-        yield _signs(one, signs, "cpu", folder)
-    reading = READINGS / f"{one.letter}.md"
+        yield _signs(one, signs, scale, folder)
+    reading = READINGS / (f"{one.letter}.md" if scale == "cpu" else f"{one.letter}-{scale}.md")
     if reading.is_file():
         yield reading.read_text(encoding="utf-8").strip()
-    letters = sorted({one.letter, *(row.same_as[0] for row in one.rows if row.same_as)})
-    command = f"python benchmarks/reproduce.py --table {' '.join(letters)} --scale cpu --data-root DIR"
-    yield fenced(command, "")
-    yield from _larger(one, folder)
-
-
-def _larger(one: Table, folder: Path) -> Iterator[str]:
-    """What there is of a table at the GPU scale: the rows and conditions that have been run, and no others."""
-    found = {key: records for key, records in _found(one, "gpu", folder).items() if records}
-    if not found:
-        return
-    rows = tuple(row for row in one.rows if any(name == row.name for name, _ in found))
-    conditions = {c: keys for c, keys in one.conditions.items() if any(c == other for _, other in found)}
-    part = replace(one, rows=rows, conditions=conditions)
-    found = _found(part, "gpu", folder)
-    names = [row.name for row in rows]
-    yield f"### {one.letter} at the GPU scale"
-    yield _settings(part, [record for records in found.values() for record in records.values()], "gpu")
-    yield _figures(part, found)
-    signs = [sign for sign in SIGNS if sign.table == one.letter and {sign.better, sign.worse} <= {*names}]
-    if signs:
-        yield _signs(part, signs, "gpu", folder)
-    reading = READINGS / f"{one.letter}-gpu.md"
-    if reading.is_file():
-        yield reading.read_text(encoding="utf-8").strip()
-    words = ["python", "benchmarks/reproduce.py", "--table", one.letter, "--scale", "gpu", "--row", *names]
-    if any(conditions):
-        words += ["--condition", *conditions]
-    yield fenced(shlex.join([*words, "--data-root", "DIR"]), "")
+    yield fenced(shlex.join(["python", "benchmarks/reproduce.py", *words, "--data-root", "DIR"]), "")
 
 
 def _found(one: Table, scale: str, folder: Path) -> dict[tuple[str, str], dict[int, dict[str, Any]]]:
@@ -214,7 +204,8 @@ def _costs(one: Table, found: dict[tuple[str, str], dict[int, dict[str, Any]]]) 
             path = SHIPPED / f"{row.shipped}.json"
             time = read_record(path)["latency"]
             if time is None:
-                raise FerError(f"{path} has no latency; make it anew with `hf-fer evaluate {row.shipped} --latency`.")
+                command = f"hf-fer evaluate {row.shipped} --data ferplus --root DIR --resolutions 1,2,4,8 --latency"
+                raise FerError(f"{path} has no latency; make it anew with `{command} --output {path}`.")
             model, latency = f"`{row.shipped}`", f"{time['median_ms']:.2f}"
             machines.add(f"{escape(time['processor'])}, {time['threads']} thread, {time['dtype']}")
         lines.append([escape(row.name), " to ".join(f"{size:,}" for size in sorted(sizes)) or "-", model, latency])

@@ -149,7 +149,7 @@ class FaceImages(Dataset):
         """
         index = torch.as_tensor(rows)
         if self.cache is not None:
-            # Whole rows at once; `part[index]` goes value by value, twelve times as long at 224 px in colour.
+            # Whole rows at once: `part[index]` would go value by value.
             images, sides = (part.index_select(0, index) for part in self.cache)
         else:
             decoded = list(self._decode([int(row) for row in rows]))
